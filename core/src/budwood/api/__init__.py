@@ -1,0 +1,80 @@
+"""Everything a plugin or an adapter may import from budwood. Nothing here imports the rest of budwood."""
+
+from pydantic import BaseModel, ConfigDict
+
+from budwood.api.control import EvalReport, Evaluation, Evaluator, RunCallback, RunControl
+from budwood.api.errors import (
+    BindingError,
+    BudwoodError,
+    CheckpointError,
+    ConfigError,
+    ContributionError,
+    DiskFullError,
+    PluginError,
+)
+from budwood.api.hooks import Hooks, hookimpl
+from budwood.api.report import Figure, History, ReportSection, Series
+from budwood.api.reward import NATIVE, Array, RewardCombination, RewardTerm, Stateful, StateTree, StepBatch, TermColumn
+from budwood.api.trainer import Capabilities, Contributed, Contributions, Run, Seam, Trainer, TrainerEvents
+from budwood.api.training import (
+    AdvantageFn,
+    AdvantageInputs,
+    LossInputs,
+    LossTerm,
+    Objective,
+    Policy,
+    PolicyFactory,
+    Rollout,
+)
+
+
+class Config(BaseModel):
+    """Base of every configuration section: strict types, no unknown keys, immutable."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+__all__ = [
+    "NATIVE",
+    "AdvantageFn",
+    "AdvantageInputs",
+    "Array",
+    "BindingError",
+    "BudwoodError",
+    "Capabilities",
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "Contributed",
+    "ContributionError",
+    "Contributions",
+    "DiskFullError",
+    "EvalReport",
+    "Evaluation",
+    "Evaluator",
+    "Figure",
+    "History",
+    "Hooks",
+    "LossInputs",
+    "LossTerm",
+    "Objective",
+    "PluginError",
+    "Policy",
+    "PolicyFactory",
+    "ReportSection",
+    "RewardCombination",
+    "RewardTerm",
+    "Rollout",
+    "Run",
+    "RunCallback",
+    "RunControl",
+    "Seam",
+    "Series",
+    "StateTree",
+    "Stateful",
+    "StepBatch",
+    "TermColumn",
+    "Trainer",
+    "TrainerEvents",
+    "hookimpl",
+]

@@ -1,0 +1,96 @@
+"""What happens during a run, and what a callback may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from budwood.api.reward import Array, StateTree, StepBatch
+from budwood.api.training import Rollout
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Episodes of the current policy with deterministic actions on fresh environments.
+
+    ``returns`` (E,) sums of the environment's own reward, ``lengths`` (E,) in steps, ``env_steps`` spent, ``seed`` of the
+    environments.
+    """
+
+    returns: Array
+    lengths: Array
+    env_steps: int
+    seed: int
+
+
+class RunControl(Protocol):
+    """Handed to every callback. ``steps`` counts training environment steps, ``env_steps`` those of evaluations too."""
+
+    steps: int
+    env_steps: int
+    total_steps: int
+    n_envs: int
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Record numbers at the current step. Names: letters, digits and ``_ - . / : space``; prefix them ``plugin/``."""
+
+    def evaluate(self, episodes: int, seed: int, observer: Callable[[StepBatch], None] | None = None) -> Evaluation:
+        """Run ``episodes`` episodes now; ``observer`` sees every vector step, and only steps that count.
+
+        Environments that have finished their share of episodes appear no more: the batch shrinks from ``n`` to the
+        environments still running, and ``StepBatch.infos[i]['env_index']`` tells which one a row is.
+        """
+
+    def reset_policy(self, seed: int) -> None:
+        """Fresh policy, critics and optimisers; observation statistics and step count stay; episodes restart."""
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint at the end of the current boundary (nothing in a grafted script)."""
+
+    def stop(self, reason: str) -> None:
+        """End training at the end of the current boundary."""
+
+
+class RunCallback:
+    """Override what you need; an event nobody overrides costs nothing.
+
+    Order at a boundary: ``on_rollout_end`` -> (the trainer updates) -> ``on_update_end`` -> ``on_eval`` -> checkpoint.
+    A callback that holds state gives ``state_dict`` / ``load_state_dict``; both are called at boundaries only.
+    """
+
+    def on_run_start(self, control: RunControl) -> None: ...
+
+    def on_rollout_end(self, control: RunControl, rollout: Rollout) -> None: ...
+
+    def on_update_end(self, control: RunControl) -> None: ...
+
+    def on_eval(self, control: RunControl, evaluation: Evaluation) -> None: ...
+
+    def on_checkpoint(self, control: RunControl, folder: Path) -> None: ...
+
+    def on_run_end(self, control: RunControl) -> None: ...
+
+    def state_dict(self) -> StateTree:
+        return {}
+
+    def load_state_dict(self, state: StateTree) -> None: ...
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """``metrics`` are logged; ``tables`` (name -> rows) and ``artifacts`` (files) are kept with the run."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    artifacts: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """``run(control)`` is called every ``every`` steps (at the next boundary) and once at the end."""
+
+    name: str
+    every: int
+    run: Callable[[RunControl], EvalReport]

@@ -1,0 +1,100 @@
+"""The hooks a plugin may implement. pluggy calls them at set-up only; what they return is called directly from then on.
+
+A plugin is a class (instantiated once a run, without arguments) or a module, named by an entry point of the group
+``budwood.plugins``. Every hook is optional and marked with :data:`hookimpl`. Three verbs:
+
+* **build**: at most one plugin answers, the adapter's own answer being the fallback; others may wrap it
+  (``@hookimpl(wrapper=True)``: ``inner = yield; return changed``). The first plugin in the YAML is the outermost wrapper.
+* **collect**: any number of plugins, any number of contributions each.
+* **claim**: at most one plugin may return a value; two are an error that names both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pluggy
+
+from budwood.api.control import Evaluator, RunCallback
+from budwood.api.report import History, ReportSection
+from budwood.api.reward import RewardCombination, RewardTerm
+from budwood.api.trainer import Capabilities, Contributions, Run, Trainer
+from budwood.api.training import AdvantageFn, LossTerm, Objective, PolicyFactory
+
+PROJECT = "budwood"
+hookimpl = pluggy.HookimplMarker(PROJECT)
+hookspec = pluggy.HookspecMarker(PROJECT)
+
+BUILD = ("build_trainer", "build_env", "build_policy")
+COLLECT = ("config_model", "reward_terms", "loss_terms", "evaluators", "callbacks", "report_sections", "components")
+CLAIM = ("reward_combination", "objective", "advantage")
+ADAPTER = ("capabilities", "build_graft")
+
+
+class Hooks:
+    @hookspec
+    def config_model(self) -> type[Any]:
+        """A :class:`budwood.api.Config` subclass. A plugin's describes its section under ``plugins``; an adapter's has
+        the fields ``trainer`` and ``env`` and describes those two top-level sections."""
+
+    # ---- adapters -----------------------------------------------------------------------------------------------
+    @hookspec
+    def capabilities(self, run: Run, target: Any | None) -> Capabilities | None:
+        """What the trainer of this run, or the class or object ``target`` that is to be grafted, can bind.
+        None: not a trainer of this family."""
+
+    @hookspec
+    def build_trainer(self, run: Run, contributions: Contributions) -> Trainer | None:
+        """build. The adapter named by ``trainer.kind`` answers; others may wrap."""
+
+    @hookspec
+    def build_graft(self, run: Run, contributions: Contributions, target: Any) -> Any:
+        """A subclass of the trainer class ``target``, or the object ``target`` itself with the contributions bound."""
+
+    # ---- build --------------------------------------------------------------------------------------------------
+    @hookspec
+    def build_env(self, run: Run, role: str) -> Callable[[], Any] | None:
+        """build. ``role`` is ``train`` or ``eval``. A factory of one environment (a ``gymnasium.Env``)."""
+
+    @hookspec
+    def build_policy(self, run: Run) -> PolicyFactory | None:
+        """build. (observation space, action space) -> :class:`budwood.api.Policy`."""
+
+    # ---- collect ------------------------------------------------------------------------------------------------
+    @hookspec
+    def reward_terms(self, run: Run) -> Iterable[RewardTerm]:
+        """collect. Per-step reward signals."""
+
+    @hookspec
+    def loss_terms(self, run: Run) -> Iterable[LossTerm]:
+        """collect. Terms added to the trainer's loss."""
+
+    @hookspec
+    def evaluators(self, run: Run) -> Iterable[Evaluator]:
+        """collect. Measurements made every so many steps."""
+
+    @hookspec
+    def callbacks(self, run: Run) -> Iterable[RunCallback]:
+        """collect. Objects that follow and steer the run."""
+
+    @hookspec
+    def report_sections(self, run: Run, history: History) -> Iterable[ReportSection]:
+        """collect. Parts of ``report.html``, from what was logged."""
+
+    @hookspec
+    def components(self, kind: str) -> Mapping[str, Any]:
+        """collect. Named objects for an extension point that a plugin opens, e.g. ``reward_shaping.terms``."""
+
+    # ---- claim --------------------------------------------------------------------------------------------------
+    @hookspec
+    def reward_combination(self, run: Run) -> RewardCombination | None:
+        """claim. How reward terms become one reward."""
+
+    @hookspec
+    def objective(self, run: Run) -> Objective | None:
+        """claim. The policy loss."""
+
+    @hookspec
+    def advantage(self, run: Run) -> AdvantageFn | None:
+        """claim. Advantages of a rollout."""

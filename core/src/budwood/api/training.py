@@ -1,0 +1,121 @@
+"""Contributions to the optimisation: loss terms, objective, advantage, policy, and what a rollout shows to callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from budwood.api.reward import Array
+
+if TYPE_CHECKING:
+    import torch
+
+
+class LossInputs:
+    """What a loss sees of one minibatch of B samples. Only the names an adapter offers are set; see ``LossTerm.needs``.
+
+    ``obs`` (B, ...), ``actions`` (B, ...), ``log_prob`` (B,) with gradient, ``old_log_prob`` (B,), ``advantages`` (B,) as
+    the objective uses them (normalised if the trainer normalises), ``returns`` (B,), ``values`` (B,) with gradient,
+    ``old_values`` (B,), ``entropy`` (B,) or None, ``clip_range`` float, ``next_obs`` (B, ...), ``rewards`` (B,), ``dones``
+    (B,), ``q_values`` (B,) smallest critic value of the sampled action, ``ent_coef`` () temperature, ``policy`` the
+    trainer's policy module. Offered by on-policy trainers: the first ten and ``policy``; by SAC: ``obs, actions`` (sampled
+    now, with gradient)``, log_prob, replay_actions, next_obs, rewards, dones, q_values, ent_coef, policy``.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        self.__dict__.update(values)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"this trainer gives a loss no {name!r}; it gives {', '.join(sorted(self.__dict__))}")
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """``weight * fn(inputs)`` is added to the trainer's loss (the actor's loss for SAC). ``fn`` returns a scalar tensor.
+
+    ``needs`` names the attributes of :class:`LossInputs` that ``fn`` reads; checked at set-up against the adapter.
+    """
+
+    name: str
+    fn: Callable[[LossInputs], torch.Tensor]
+    weight: float = 1.0
+    needs: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Replaces the trainer's policy loss (PPO: clipped surrogate; A2C: policy gradient; SAC: actor loss). Scalar tensor."""
+
+    name: str
+    fn: Callable[[LossInputs], torch.Tensor]
+    needs: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class AdvantageInputs:
+    """Arrays of a finished rollout, T steps by n environments, float32.
+
+    ``rewards`` (T, n) with the time-limit bootstrap already added, ``values`` (T, n), ``episode_starts`` (T, n) 1 where a
+    sample begins an episode, ``last_values`` (n,) and ``last_dones`` (n,) after the last step.
+    """
+
+    rewards: Array
+    values: Array
+    episode_starts: Array
+    last_values: Array
+    last_dones: Array
+    gamma: float
+    gae_lambda: float
+
+
+AdvantageFn = Callable[[AdvantageInputs], Array]
+"""Returns advantages (T, n); the returns used as value targets are advantages + values."""
+
+
+class Policy(Protocol):
+    """A trainer-neutral actor-critic, a ``torch.nn.Module``; Gaussian, flow and token policies alike.
+
+    Observations are (B, ...) float tensors, actions (B, A); log-prob and value are (B,).
+    """
+
+    def act(self, obs: torch.Tensor, deterministic: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """-> action, log_prob, value"""
+
+    def evaluate(
+        self, obs: torch.Tensor, actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """-> log_prob, entropy or None, value"""
+
+    def value(self, obs: torch.Tensor) -> torch.Tensor:
+        """-> value"""
+
+
+PolicyFactory = Callable[[Any, Any], Policy]
+"""(observation_space, action_space) -> Policy. What ``build_policy`` returns."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A finished on-policy rollout, before the update that consumes it. Arrays are the trainer's own: do not write.
+
+    ``obs`` (T, n, ...) as the policy saw it, ``actions`` (T, n, A), ``terms`` (T, n, K) float64 or None without reward
+    terms, ``columns`` their names, ``rewards``, ``values``, ``advantages`` (T, n) un-normalised, ``episode_starts`` (T, n),
+    ``last_dones`` (n,). ``log_prob`` is a ``torch.nn.Module`` over the policy's parameters: forward(obs (N, ...), actions
+    (N, A)) -> (N,), usable under ``torch.func``; ``after_transforms()`` must be called once afterwards (in ``finally``).
+    """
+
+    obs: Any
+    actions: Array
+    terms: Array | None
+    columns: tuple[str, ...]
+    rewards: Array
+    values: Array
+    advantages: Array
+    episode_starts: Array
+    last_dones: Array
+    gamma: float
+    gae_lambda: float
+    log_prob: Any
+    after_transforms: Callable[[], None]
+    extras: Mapping[str, Any] = field(default_factory=dict)
