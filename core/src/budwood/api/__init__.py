@@ -15,7 +15,7 @@ from budwood.api.errors import (
 from budwood.api.hooks import Hooks, hookimpl
 from budwood.api.report import Figure, History, ReportSection, Series
 from budwood.api.reward import NATIVE, Array, RewardCombination, RewardTerm, Stateful, StateTree, StepBatch, TermColumn
-from budwood.api.trainer import Capabilities, Contributed, Contributions, Run, Seam, Trainer, TrainerEvents
+from budwood.api.trainer import Capabilities, Contributed, Contributions, Graft, Run, Seam, Trainer, TrainerEvents
 from budwood.api.training import (
     AdvantageFn,
     AdvantageInputs,
@@ -53,6 +53,7 @@ __all__ = [
     "Evaluation",
     "Evaluator",
     "Figure",
+    "Graft",
     "History",
     "Hooks",
     "LossInputs",

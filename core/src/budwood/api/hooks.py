@@ -19,7 +19,7 @@ import pluggy
 from budwood.api.control import Evaluator, RunCallback
 from budwood.api.report import History, ReportSection
 from budwood.api.reward import RewardCombination, RewardTerm
-from budwood.api.trainer import Capabilities, Contributions, Run, Trainer
+from budwood.api.trainer import Capabilities, Contributions, Graft, Run, Trainer
 from budwood.api.training import AdvantageFn, LossTerm, Objective, PolicyFactory
 
 PROJECT = "budwood"
@@ -49,8 +49,9 @@ class Hooks:
         """build. The adapter named by ``trainer.kind`` answers; others may wrap."""
 
     @hookspec
-    def build_graft(self, run: Run, contributions: Contributions, target: Any) -> Any:
-        """A subclass of the trainer class ``target``, or the object ``target`` itself with the contributions bound."""
+    def build_graft(self, run: Run, graft: Graft, target: Any) -> Any:
+        """A subclass of the trainer class ``target`` whose every object gets contributions of its own, or the built
+        object ``target`` itself with the contributions bound."""
 
     # ---- build --------------------------------------------------------------------------------------------------
     @hookspec

@@ -143,3 +143,15 @@ class Trainer(Protocol):
         """Write the trainer's native file(s), e.g. ``model.zip``; return the path to load."""
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Graft:
+    """What an adapter needs to graft onto a class: everything is made anew for each object of it.
+
+    ``contributions()`` activates the plugins afresh. ``events(trainer, contributions)`` is the core's side of a run without
+    a folder: callbacks, evaluators and stopping; metrics go to ``log(metrics, steps)`` given by the adapter.
+    """
+
+    contributions: Callable[[], Contributions]
+    events: Callable[[Trainer, Contributions, Callable[[Mapping[str, float], int], None]], TrainerEvents]
