@@ -28,10 +28,17 @@ class Evaluation:
 class RunControl(Protocol):
     """Handed to every callback. ``steps`` counts training environment steps, ``env_steps`` those of evaluations too."""
 
-    steps: int
-    env_steps: int
-    total_steps: int
-    n_envs: int
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def env_steps(self) -> int: ...
+
+    @property
+    def total_steps(self) -> int: ...
+
+    @property
+    def n_envs(self) -> int: ...
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Record numbers at the current step. Names: letters, digits and ``_ - . / : space``; prefix them ``plugin/``."""

@@ -1,0 +1,324 @@
+"""The life of a training run between two updates: callbacks, evaluations, checkpoints, and the wish to stop.
+
+A trainer reports its boundaries here; everything budwood does during training happens at one of them, so a checkpoint
+always holds a state from which the trainer can go on exactly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from budwood.api import (
+    BudwoodError,
+    Contributed,
+    ContributionError,
+    Contributions,
+    Evaluation,
+    Evaluator,
+    Rollout,
+    RunCallback,
+    RunControl,
+    StateTree,
+    StepBatch,
+    Trainer,
+)
+
+NEVER = 1 << 62
+
+
+class Recorder(Protocol):
+    """Where numbers go: the journal of a run, or the trainer's own logger in a grafted script."""
+
+    def metrics(self, data: Mapping[str, float], step: int) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+class Screen(Protocol):
+    """What a person sees meanwhile."""
+
+    def update(self, steps: int, metrics: Mapping[str, float]) -> None: ...
+
+    def phase(self, text: str) -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """How often what happens, in training environment steps; None: only at the end. ``episodes`` 0: never."""
+
+    evaluate_every: int | None = None
+    episodes: int = 0
+    evaluation_seed: int = 10_000
+    checkpoint_every: int | None = None
+
+
+@dataclass
+class Due:
+    """The next multiple of ``every`` at which something is to happen."""
+
+    every: int | None
+    next: int = field(init=False)
+    last: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.advance(0)
+
+    def advance(self, steps: int) -> None:
+        self.last = steps
+        self.next = NEVER if self.every is None else (steps // self.every + 1) * self.every
+
+
+class Session:
+    """Implements ``TrainerEvents`` for the trainer and ``RunControl`` for callbacks.
+
+    ``save(steps)`` writes a checkpoint and returns its folder; None in a grafted script.
+    ``restored`` is the state of an earlier session to continue from.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        contributions: Contributions,
+        recorder: Recorder,
+        screen: Screen,
+        rhythm: Rhythm,
+        save: Callable[[Session], Path] | None = None,
+        restored: StateTree | None = None,
+    ) -> None:
+        self.trainer = trainer
+        self.control: RunControl = self
+        self.contributions = contributions
+        self.total_steps = trainer.total_steps
+        self.n_envs = trainer.n_envs
+        self.steps = 0
+        self.evaluation_steps = 0
+        self.latest: dict[str, float] = {}
+        self.evaluations: list[tuple[int, Evaluation]] = []
+        self.seconds: dict[str, float] = {"evaluation": 0.0, "checkpoint": 0.0, "callbacks": 0.0}
+        self.stopped: str | None = None
+        self.interrupted = False
+        self.ended_at = -1
+        self._recorder, self._screen, self._rhythm, self._save = recorder, screen, rhythm, save
+        self._restored = restored
+        self._evaluation = Due(rhythm.evaluate_every if rhythm.episodes else None)
+        self._checkpoint = Due(rhythm.checkpoint_every if save else None)
+        self._evaluators = [(item, Due(item.value.every)) for item in contributions.evaluators]
+        self._checkpoint_asked = False
+        self._muted = False
+        self._on_rollout_end = self._overriding("on_rollout_end")
+        self._on_update_end = self._overriding("on_update_end")
+        self.next_boundary = 0
+
+    # ---- RunControl: what a callback may ask for -------------------------------------------------------------------
+
+    @property
+    def env_steps(self) -> int:
+        """Training and evaluation steps together: the budget methods are compared by."""
+        return self.steps + self.evaluation_steps
+
+    def log(self, metrics: Mapping[str, float], steps: int | None = None) -> None:
+        if self._muted:
+            return
+        self.latest.update(metrics)
+        self._recorder.metrics(metrics, self.steps if steps is None else steps)
+        self._screen.update(self.steps if steps is None else steps, self.latest)
+
+    def evaluate(self, episodes: int, seed: int, observer: Callable[[StepBatch], None] | None = None) -> Evaluation:
+        self._screen.phase("evaluating")
+        with self._timed("evaluation"):
+            evaluation = self.trainer.evaluate(episodes, seed, observer)
+        self._screen.phase("")
+        self.evaluation_steps += evaluation.env_steps
+        return evaluation
+
+    def reset_policy(self, seed: int) -> None:
+        self.trainer.reset_policy(seed)
+
+    def checkpoint(self) -> None:
+        self._checkpoint_asked = True
+
+    def stop(self, reason: str) -> None:
+        self.stopped = reason
+
+    # ---- TrainerEvents: what the trainer reports -------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._muted = self._restored is not None
+        for item in self.contributions.callbacks:
+            with self._blaming(item, "on_run_start"):
+                item.value.on_run_start(self)
+        self._muted = False
+        if self._restored is not None:
+            self._load_state(self._restored)
+            self._restored = None
+        self._plan()
+
+    def wants_rollouts(self) -> bool:
+        return bool(self._on_rollout_end)
+
+    def rollout_end(self, rollout: Rollout) -> None:
+        with self._timed("callbacks"):
+            for item in self._on_rollout_end:
+                with self._blaming(item, "on_rollout_end"):
+                    item.value.on_rollout_end(self, rollout)
+
+    def boundary(self, steps: int) -> bool:
+        if steps > self.steps:
+            self.steps = steps
+            self._work()
+        self._plan()
+        return self.stopped is None and not self.interrupted
+
+    def finish(self) -> None:
+        """After training: the last evaluation, evaluators and checkpoint, unless this instant already has them."""
+        if not self.interrupted and self.ended_at != self.steps:
+            if self._rhythm.episodes and (not self.evaluations or self.evaluations[-1][0] != self.steps):
+                self._evaluate_now()
+            for item, due in self._evaluators:
+                if due.last != self.steps:
+                    self._run_evaluator(item)
+            for callback in self.contributions.callbacks:
+                with self._blaming(callback, "on_run_end"):
+                    callback.value.on_run_end(self)
+            self.ended_at = self.steps
+        if self._save is not None:
+            self._save_now()
+        self._recorder.flush()
+
+    def interrupt(self) -> None:
+        """Checkpoint and stop at the next boundary. Safe to call from a signal handler."""
+        self.interrupted = True
+        self.next_boundary = 0
+
+    # ---- at a boundary ---------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        with self._timed("callbacks"):
+            for item in self._on_update_end:
+                with self._blaming(item, "on_update_end"):
+                    item.value.on_update_end(self)
+        if self.steps >= self._evaluation.next:
+            self._evaluation.advance(self.steps)
+            self._evaluate_now()
+        for evaluator, due in self._evaluators:
+            if self.steps >= due.next:
+                due.advance(self.steps)
+                self._run_evaluator(evaluator)
+        if self.steps >= self._checkpoint.next or self._checkpoint_asked:
+            self._save_now()
+        self._recorder.flush()
+
+    def _plan(self) -> None:
+        busy = bool(self._on_update_end) or self.interrupted or self.stopped is not None
+        events = [self._evaluation.next, self._checkpoint.next, *(due.next for _, due in self._evaluators)]
+        self.next_boundary = 0 if busy else min(events)
+
+    def _evaluate_now(self) -> None:
+        evaluation = self.evaluate(self._rhythm.episodes, self._rhythm.evaluation_seed)
+        self.evaluations.append((self.steps, evaluation))
+        returns = evaluation.returns
+        spread = float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
+        self.log(
+            {
+                "eval/return_mean": float(returns.mean()),
+                "eval/return_std": spread,
+                "eval/return_se": spread / len(returns) ** 0.5,
+                "eval/length_mean": float(evaluation.lengths.mean()),
+                "eval/env_steps": float(self.env_steps),
+            }
+        )
+        for item in self.contributions.callbacks:
+            with self._blaming(item, "on_eval"):
+                item.value.on_eval(self, evaluation)
+
+    def _run_evaluator(self, item: Contributed[Evaluator]) -> None:
+        with self._blaming(item, f"evaluator {item.value.name}"), self._timed("evaluation"):
+            report = item.value.run(self)
+        self.log({f"{item.plugin}/{key}": value for key, value in report.metrics.items()})
+
+    def _save_now(self) -> None:
+        assert self._save is not None
+        self._checkpoint_asked = False
+        self._checkpoint.advance(self.steps)
+        self._screen.phase("saving a checkpoint")
+        with self._timed("checkpoint"):
+            folder = self._save(self)
+        self._screen.phase("")
+        for item in self.contributions.callbacks:
+            with self._blaming(item, "on_checkpoint"):
+                item.value.on_checkpoint(self, folder)
+
+    # ---- state -----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> StateTree:
+        """Counters and schedules of this session, every callback's state, and every stateful reward term's."""
+        return {
+            "steps": self.steps,
+            "evaluation_steps": self.evaluation_steps,
+            "ended_at": self.ended_at,
+            "latest": dict(self.latest),
+            "evaluations": [
+                {"step": step, "returns": e.returns, "lengths": e.lengths, "env_steps": e.env_steps, "seed": e.seed}
+                for step, e in self.evaluations
+            ],
+            "callbacks": [
+                {"plugin": item.plugin, "state": item.value.state_dict()} for item in self.contributions.callbacks
+            ],
+            "terms": {
+                f"{item.plugin}.{item.value.name}": item.value.state.state_dict()
+                for item in self.contributions.reward_terms
+                if item.value.state is not None
+            },
+        }
+
+    def _load_state(self, state: StateTree) -> None:
+        self.steps = state["steps"]
+        self.evaluation_steps = state["evaluation_steps"]
+        self.ended_at = state["ended_at"]
+        self.latest = dict(state["latest"])
+        self.evaluations = [
+            (e["step"], Evaluation(e["returns"], e["lengths"], e["env_steps"], e["seed"])) for e in state["evaluations"]
+        ]
+        for item, saved in zip(self.contributions.callbacks, state["callbacks"], strict=True):
+            with self._blaming(item, "load_state_dict"):
+                item.value.load_state_dict(saved["state"])
+        for term in self.contributions.reward_terms:
+            if term.value.state is not None:
+                with self._blaming(term, "load_state_dict"):
+                    term.value.state.load_state_dict(state["terms"][f"{term.plugin}.{term.value.name}"])
+        for due in (self._evaluation, self._checkpoint, *(due for _, due in self._evaluators)):
+            due.advance(self.steps)
+
+    # ---- helpers ---------------------------------------------------------------------------------------------------
+
+    def _overriding(self, event: str) -> Sequence[Contributed[RunCallback]]:
+        base = getattr(RunCallback, event)
+        return [item for item in self.contributions.callbacks if getattr(type(item.value), event, base) is not base]
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - started
+
+    @contextmanager
+    def _blaming(self, item: Contributed[Any], what: str) -> Iterator[None]:
+        try:
+            yield
+        except BudwoodError as error:
+            error.who = error.who or item.who
+            raise
+        except Exception as error:
+            raise ContributionError(
+                f"its {what} raised {type(error).__name__}: {error}",
+                where=f"plugins.{item.plugin}, step {self.steps}",
+                who=item.who,
+                do="Run again with --debug to see where",
+            ) from error
