@@ -6,18 +6,16 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any
 
 from budwood import compose, config
 from budwood.api import BindingError, Capabilities, Contributions, Graft, Run, Trainer, TrainerEvents
-from budwood.plugins import Activation, Active, PerPlugin, activate, installed, kebab, load, snake
+from budwood.plugins import Activation, Active, activate, installed, kebab, load, snake
 from budwood.progress import silent
 from budwood.session import Rhythm, Session
 
-T = TypeVar("T")
 
-
-def graft(target: T, plugins: Mapping[str, Mapping[str, Any] | None], *, seed: int = 0) -> T:
+def graft[T](target: T, plugins: Mapping[str, Mapping[str, Any] | None], *, seed: int = 0) -> T:
     """Graft plugins onto a trainer class or a built trainer; nothing else of the user's script changes.
 
     ``target``: a class, e.g. ``stable_baselines3.PPO`` (a subclass comes back, and every object of it gets plugins of
@@ -32,7 +30,7 @@ def graft(target: T, plugins: Mapping[str, Mapping[str, Any] | None], *, seed: i
     sections = {snake(name): section or {} for name, section in plugins.items()}
 
     def contributions() -> Contributions:
-        return _contributions(target, sections, adapter, capabilities, seed)
+        return _contributions(target, sections, capabilities, seed)
 
     def events(
         trainer: Trainer, bound: Contributions, log: Callable[[Mapping[str, float], int], None]
@@ -42,18 +40,16 @@ def graft(target: T, plugins: Mapping[str, Mapping[str, Any] | None], *, seed: i
     contributions()
     activation = Activation([], adapter)
     grafted: T = activation.ask(
-        "build_graft", adapter, run=_run(adapter, None, seed), graft=Graft(contributions, events), target=target
+        "build_graft", adapter, run=_run(None, seed), graft=Graft(contributions, events), target=target
     )
     return grafted
 
 
-def _contributions(
-    target: Any, sections: Mapping[str, Any], adapter: Active, capabilities: Capabilities, seed: int
-) -> Contributions:
+def _contributions(target: Any, sections: Mapping[str, Any], capabilities: Capabilities, seed: int) -> Contributions:
     activation = activate(list(sections), None)
     validated = config.resolve_sections(sections, activation)
     made = compose.contributions(
-        activation, lambda active: _run(active, validated[active.name], seed, activation), capabilities
+        activation, lambda active: _run(validated[active.name], seed, activation), capabilities
     )
     if not inspect.isclass(target):
         _refuse_what_is_fixed(made, capabilities)
@@ -70,7 +66,7 @@ def _refuse_what_is_fixed(made: Contributions, capabilities: Capabilities) -> No
             )
 
 
-def _run(active: Active, section: Any, seed: int, activation: Activation | None = None) -> Run:
+def _run(section: Any, seed: int, activation: Activation | None = None) -> Run:
     return Run(
         name="graft",
         seed=seed,
@@ -96,7 +92,7 @@ def _adapter_for(target: Any) -> tuple[Active, Capabilities]:
         if not distributions & (needed - {"torch", "numpy", "gymnasium", "budwood"}):
             continue
         active = load(item)
-        answer = Activation([], active).ask("capabilities", active, run=_run(active, None, 0), target=target)
+        answer = Activation([], active).ask("capabilities", active, run=_run(None, 0), target=target)
         if answer is not None:
             return active, answer
     raise BindingError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,11 +13,9 @@ from budwood.api.control import Evaluation, Evaluator, RunCallback, RunControl
 from budwood.api.reward import RewardCombination, RewardTerm, StateTree, StepBatch
 from budwood.api.training import AdvantageFn, LossTerm, Objective, PolicyFactory, Rollout
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
-class Contributed(Generic[T]):
+class Contributed[T]:
     """A contribution and who made it: ``plugin`` is the YAML name, ``who`` is ``distribution version``."""
 
     value: T
