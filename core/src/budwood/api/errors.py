@@ -23,7 +23,7 @@ class BudwoodError(Exception):
             parts.append(f"Asked for by {self.who}.")
         if self.do:
             parts.append(self.do)
-        return " ".join(part if part.endswith((".", "?", "!")) else f"{part}." for part in parts)
+        return " ".join(part if part.endswith((".", "?", "!", ":")) else f"{part}." for part in parts)
 
 
 class ConfigError(BudwoodError):

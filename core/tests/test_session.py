@@ -1,0 +1,272 @@
+"""What happens at a boundary, in which order, and that a session continues where a saved one stood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from budwood.api import (
+    Contributed,
+    ContributionError,
+    Contributions,
+    EvalReport,
+    Evaluation,
+    Evaluator,
+    RewardTerm,
+    RunCallback,
+    RunControl,
+    StateTree,
+)
+from budwood.session import NEVER, Rhythm, Session
+
+
+class Counter:
+    """A trainer whose policy is the number of steps taken; a boundary every 10 steps."""
+
+    n_envs = 1
+    native = None
+
+    def __init__(self, total_steps: int = 100) -> None:
+        self.total_steps = total_steps
+        self.steps = 0
+        self.resets: list[int] = []
+
+    def fit(self, events: Session) -> None:
+        events.start()
+        while self.steps < self.total_steps:
+            self.steps += 10
+            if self.steps >= events.next_boundary and not events.boundary(self.steps):
+                return
+
+    def evaluate(self, episodes: int, seed: int, observer: Any = None) -> Evaluation:
+        del observer
+        return Evaluation(np.full(episodes, float(self.steps)), np.ones(episodes, dtype=int), episodes * 5, seed)
+
+    def reset_policy(self, seed: int) -> None:
+        self.resets.append(seed)
+
+
+class Memory:
+    """A recorder and a screen."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[int, dict[str, float]]] = []
+
+    def metrics(self, data: Mapping[str, float], step: int) -> None:
+        self.records.append((step, dict(data)))
+
+    def flush(self) -> None: ...
+
+    def update(self, steps: int, metrics: Mapping[str, float]) -> None: ...
+
+    def phase(self, text: str) -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+
+class Spy(RunCallback):
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def on_run_start(self, control: RunControl) -> None:
+        self.seen.append("start")
+        control.log({"spy/start": 1.0})
+
+    def on_update_end(self, control: RunControl) -> None:
+        self.seen.append(f"update {control.steps}")
+
+    def on_eval(self, control: RunControl, evaluation: Evaluation) -> None:
+        self.seen.append(f"eval {control.steps}")
+
+    def on_checkpoint(self, control: RunControl, folder: Path) -> None:
+        self.seen.append(f"checkpoint {control.steps}")
+
+    def on_run_end(self, control: RunControl) -> None:
+        self.seen.append("end")
+
+    def state_dict(self) -> StateTree:
+        return {"seen": list(self.seen)}
+
+    def load_state_dict(self, state: StateTree) -> None:
+        self.seen = list(state["seen"])
+
+
+class Silent(RunCallback):
+    """Overrides nothing, so it must cost nothing."""
+
+
+def owned[T](value: T, plugin: str = "spy") -> Contributed[T]:
+    return Contributed(value, plugin, f"budwood-{plugin} 1.0")
+
+
+def session(
+    trainer: Counter,
+    *callbacks: RunCallback,
+    rhythm: Rhythm | None = None,
+    saves: list[StateTree] | None = None,
+    **kw: Any,
+) -> tuple[Session, Memory]:
+    memory = Memory()
+    contributions = kw.pop("contributions", Contributions(callbacks=[owned(c) for c in callbacks]))
+
+    def save(at: Session) -> Path:
+        assert saves is not None
+        saves.append(at.state_dict())
+        return Path("checkpoint")
+
+    made = Session(
+        trainer, contributions, memory, memory, rhythm or Rhythm(), save if saves is not None else None, **kw
+    )  # type: ignore[arg-type]
+    return made, memory
+
+
+def test_order_at_a_boundary_is_update_evaluation_checkpoint() -> None:
+    trainer, spy, saves = Counter(40), Spy(), []
+    made, _ = session(trainer, spy, rhythm=Rhythm(20, 2, 7, 40), saves=saves)
+    trainer.fit(made)  # type: ignore[arg-type]
+    made.finish()
+    assert spy.seen == [
+        "start", "update 10", "update 20", "eval 20", "update 30", "update 40", "eval 40", "checkpoint 40", "end",
+        "checkpoint 40",
+    ]  # fmt: skip
+    assert made.env_steps == 40 + 2 * 2 * 5
+
+
+def test_nothing_due_means_the_trainer_need_not_call() -> None:
+    trainer = Counter()
+    made, _ = session(trainer, Silent())
+    made.start()
+    assert made.next_boundary == NEVER
+    assert not made.wants_rollouts()
+
+
+def test_evaluation_is_logged_with_spread_and_budget() -> None:
+    trainer = Counter(20)
+    made, memory = session(trainer, rhythm=Rhythm(20, 4))
+    trainer.fit(made)  # type: ignore[arg-type]
+    made.finish()
+    assert [step for step, _ in memory.records] == [20], "the last evaluation is not made twice"
+    assert memory.records[0][1]["eval/return_mean"] == 20.0
+    assert memory.records[0][1]["eval/env_steps"] == 40.0
+
+
+def test_evaluator_runs_when_due_and_once_at_the_end() -> None:
+    calls: list[int] = []
+
+    def measure(control: RunControl) -> EvalReport:
+        calls.append(control.steps)
+        return EvalReport({"score": float(control.steps)})
+
+    trainer = Counter(50)
+    made, memory = session(trainer, contributions=Contributions(evaluators=[owned(Evaluator("probe", 20, measure))]))
+    trainer.fit(made)  # type: ignore[arg-type]
+    trainer.steps = 50
+    made.boundary(50)
+    made.finish()
+    assert calls == [20, 40, 50]
+    assert memory.records[-1] == (50, {"spy/score": 50.0})
+
+
+def test_a_callback_can_stop_and_ask_for_a_checkpoint() -> None:
+    class Stopper(RunCallback):
+        def on_update_end(self, control: RunControl) -> None:
+            if control.steps == 30:
+                control.checkpoint()
+                control.reset_policy(5)
+                control.stop("enough")
+
+    trainer, saves = Counter(), []
+    made, _ = session(trainer, Stopper(), saves=saves)
+    trainer.fit(made)  # type: ignore[arg-type]
+    assert (trainer.steps, made.stopped, trainer.resets) == (30, "enough", [5])
+    assert [s["steps"] for s in saves] == [30]
+
+
+def test_interrupt_stops_at_the_next_boundary_with_a_checkpoint() -> None:
+    class Presses(RunCallback):
+        def on_update_end(self, control: RunControl) -> None:
+            if control.steps == 20:
+                made.interrupt()
+
+    trainer, saves = Counter(), []
+    made, _ = session(trainer, Presses(), rhythm=Rhythm(None, 3), saves=saves)
+    trainer.fit(made)  # type: ignore[arg-type]
+    made.finish()
+    assert trainer.steps == 20
+    assert [s["steps"] for s in saves] == [20]
+    assert made.evaluations == [], "an interrupted run does not evaluate before it goes"
+
+
+def test_a_restored_session_goes_on_as_if_never_stopped() -> None:
+    rhythm = Rhythm(30, 2, 7, 50)
+    whole_spy, whole_saves, whole = Spy(), [], Counter()
+    made, memory = session(whole, whole_spy, rhythm=rhythm, saves=whole_saves)
+    whole.fit(made)  # type: ignore[arg-type]
+    made.finish()
+
+    cut, spy, saves = Counter(), Spy(), []
+    cut.steps = 50
+    again, rest = session(cut, spy, rhythm=rhythm, saves=saves, restored=whole_saves[0])
+    cut.fit(again)  # type: ignore[arg-type]
+    again.finish()
+    # "checkpoint 50" is announced after the state is taken, so the restored callback has not seen it.
+    assert spy.seen == [event for event in whole_spy.seen if event != "checkpoint 50"]
+    assert rest.records == [record for record in memory.records if record[0] > 50]
+    assert again.env_steps == made.env_steps
+    assert saves[-1]["evaluations"][-1]["step"] == whole_saves[-1]["evaluations"][-1]["step"]
+
+
+def test_finishing_twice_changes_nothing() -> None:
+    trainer, spy, saves = Counter(20), Spy(), []
+    made, memory = session(trainer, spy, rhythm=Rhythm(None, 1), saves=saves)
+    trainer.fit(made)  # type: ignore[arg-type]
+    made.finish()
+    again, rest = session(trainer, Spy(), rhythm=Rhythm(None, 1), saves=[], restored=saves[-1])
+    again.start()
+    again.finish()
+    assert rest.records == []
+    assert again.env_steps == made.env_steps
+
+
+def test_state_of_stateful_reward_terms_is_kept() -> None:
+    class Sum:
+        total = 0.0
+
+        def state_dict(self) -> StateTree:
+            return {"total": self.total}
+
+        def load_state_dict(self, state: StateTree) -> None:
+            self.total = state["total"]
+
+    first, second = Sum(), Sum()
+    first.total = 4.5
+    saved = session(
+        Counter(),
+        contributions=Contributions(reward_terms=[owned(RewardTerm("t", fn=lambda b: b.rewards, state=first))]),
+    )[0].state_dict()
+    made, _ = session(
+        Counter(),
+        contributions=Contributions(reward_terms=[owned(RewardTerm("t", fn=lambda b: b.rewards, state=second))]),
+        restored=saved,
+    )
+    made.start()
+    assert second.total == 4.5
+
+
+def test_an_error_in_a_callback_names_plugin_event_and_step() -> None:
+    class Broken(RunCallback):
+        def on_update_end(self, control: RunControl) -> None:
+            raise ZeroDivisionError("by zero")
+
+    trainer = Counter()
+    made, _ = session(trainer, Broken())
+    with pytest.raises(ContributionError) as caught:
+        trainer.fit(made)  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "plugins.spy, step 10: its on_update_end raised ZeroDivisionError: by zero. "
+        "Asked for by budwood-spy 1.0. Run again with --debug to see where."
+    )
