@@ -222,7 +222,7 @@ def test_a_restored_session_goes_on_as_if_never_stopped() -> None:
 
 def test_finishing_twice_changes_nothing() -> None:
     trainer, spy, saves = Counter(20), Spy(), []
-    made, memory = session(trainer, spy, rhythm=Rhythm(None, 1), saves=saves)
+    made, _ = session(trainer, spy, rhythm=Rhythm(None, 1), saves=saves)
     trainer.fit(made)  # type: ignore[arg-type]
     made.finish()
     again, rest = session(trainer, Spy(), rhythm=Rhythm(None, 1), saves=[], restored=saves[-1])

@@ -341,7 +341,7 @@ def _interruptible(session: Session, progress: Progress) -> Iterator[None]:
         yield
         return
 
-    def handle(number: int, frame: Any) -> None:
+    def handle(_number: int, _frame: Any) -> None:
         if session.interrupted:
             raise KeyboardInterrupt
         session.interrupt()
