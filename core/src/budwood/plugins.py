@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -63,23 +64,36 @@ class Active:
 
 
 @cache
+def _scan(group: str) -> tuple[tuple[Installed, ...], tuple[str, ...]]:
+    found: dict[tuple[str, str], Installed] = {}
+    broken: list[str] = []
+    for dist in metadata.distributions():
+        try:
+            for entry in (entry for entry in dist.entry_points if entry.group == group):
+                distribution = dist.metadata["Name"]
+                item = Installed(snake(entry.name), entry.value, distribution, dist.version, _range(dist), entry)
+                found.setdefault((item.name, kebab(distribution)), item)
+        except Exception as error:  # noqa: BLE001  somebody's damaged metadata may fail in any way
+            folder = getattr(dist, "_path", "a distribution")
+            broken.append(f"{folder}: its metadata cannot be read ({type(error).__name__}: {error})")
+    return tuple(found[key] for key in sorted(found)), tuple(broken)
+
+
 def entry_points(group: str) -> tuple[Installed, ...]:
     """All entries of ``group``, sorted by name then distribution; nothing is imported."""
-    found: dict[tuple[str, str], Installed] = {}
-    for dist in metadata.distributions():
-        entries = [entry for entry in dist.entry_points if entry.group == group]
-        for entry in entries:
-            distribution = dist.metadata["Name"]
-            item = Installed(snake(entry.name), entry.value, distribution, dist.version, _range(dist), entry)
-            found.setdefault((item.name, kebab(distribution)), item)
-    return tuple(found[key] for key in sorted(found))
+    return _scan(group)[0]
+
+
+def unreadable() -> tuple[str, ...]:
+    """Distributions whose metadata cannot be read, one sentence each; they are left out of :func:`installed`."""
+    return _scan(GROUP)[1]
 
 
 def _range(dist: metadata.Distribution) -> str:
     for line in dist.requires or ():
-        match = re.match(r"budwood\s*(\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(;.*)?$", line)
-        if match and "extra" not in (match.group(3) or ""):
-            return match.group(2).strip()
+        match = re.match(r"budwood(?![\w.-])\s*(?:\[[^\]]*\])?\s*\(?([^;)@]*)\)?[^;]*(;.*)?$", line, re.IGNORECASE)
+        if match and "extra" not in (match.group(2) or ""):
+            return match.group(1).strip()
     return ""
 
 
@@ -103,10 +117,11 @@ def find(name: str) -> Installed:
     if not matches:
         near = difflib.get_close_matches(wanted, [item.name for item in installed()], n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
+        damaged = f". Not readable: {'; '.join(unreadable())}" if unreadable() else ""
         raise PluginError(
             f"no installed plugin is called {wanted!r}",
             where=f"plugins.{wanted}",
-            do=f"{hint}If it is published under the usual name: pip install budwood-{kebab(wanted)}",
+            do=f"{hint}If it is published under the usual name: pip install budwood-{kebab(wanted)}{damaged}",
         )
     return matches[0]
 
@@ -144,7 +159,7 @@ def load(item: Installed) -> Active:
     try:
         loaded = item.entry.load()
         instance = loaded() if isinstance(loaded, type) else loaded
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"importing {item.value} failed: {type(error).__name__}: {error}",
             where=f"plugins.{item.name}",
@@ -177,6 +192,7 @@ class Activation:
         from pluggy import PluginValidationError
 
         from budwood.api import PluginError
+        from budwood.api.hooks import BUILD
 
         def refuse(reason: str, do: str) -> PluginError:
             return PluginError(reason, where=f"plugins.{active.name}", who=active.who, do=do)
@@ -194,8 +210,10 @@ class Activation:
                     raise refuse(
                         f"{caller.name} asks for tryfirst or trylast", "Order is the order of the YAML and nothing else"
                     )
-                if impl.wrapper and not caller.name.startswith("build_"):
-                    raise refuse(f"{caller.name} is a wrapper", "Only build hooks may be wrapped")
+                if impl.hookwrapper:
+                    raise refuse(f"{caller.name} is an old-style hookwrapper", "Write @hookimpl(wrapper=True)")
+                if impl.wrapper and caller.name not in BUILD:
+                    raise refuse(f"{caller.name} is a wrapper", f"Only these hooks may be wrapped: {', '.join(BUILD)}")
                 if impl.kwargnames:
                     raise refuse(f"{caller.name} has default arguments", "pluggy passes them in some versions only")
 
@@ -205,22 +223,13 @@ class Activation:
                 return impl
         return None
 
-    def _call(self, impl: Any, hook: str, active: Active, arguments: Mapping[str, Any]) -> Any:
-        from budwood.api import BudwoodError, PluginError
+    def implements(self, hook: str, active: Active) -> bool:
+        return self._implementation(hook, active) is not None
 
+    def _call(self, impl: Any, hook: str, active: Active, arguments: Mapping[str, Any]) -> Any:
         values = {name: value(active) if isinstance(value, PerPlugin) else value for name, value in arguments.items()}
-        try:
+        with _attributed(hook, active):
             return impl.function(*(values[name] for name in impl.argnames))
-        except BudwoodError as error:
-            error.who = error.who or active.who
-            raise
-        except Exception as error:
-            raise PluginError(
-                f"its hook {hook} raised {type(error).__name__}: {error}",
-                where=f"plugins.{active.name}",
-                who=active.who,
-                do="Run again with --debug to see where",
-            ) from error
 
     def ask(self, hook: str, active: Active, **arguments: Any) -> Any:
         """The answer of one plugin, None if it does not implement the hook."""
@@ -236,8 +245,8 @@ class Activation:
             answer = self.ask(hook, active, **arguments)
             if answer is None:
                 continue
-            values: Iterable[Any] = answer if isinstance(answer, (list, tuple)) else _listed(answer)
-            found.extend(Contributed(value, active.name, active.who) for value in values)
+            with _attributed(hook, active):
+                found.extend(Contributed(value, active.name, active.who) for value in _listed(answer))
         return found
 
     def claim(self, hook: str, **arguments: Any) -> Contributed[Any] | None:
@@ -260,12 +269,13 @@ class Activation:
     def build(self, hook: str, fallback: Callable[[], Any], **arguments: Any) -> Any:
         """The one answer (``fallback()`` if no plugin gives one) with every wrapper around it, first-listed outermost."""
         answer = self.claim(hook, **arguments)
-        result = answer.value if answer is not None else fallback()
-        for active in reversed(self.plugins):
-            impl = self._implementation(hook, active)
-            if impl is not None and impl.wrapper:
-                result = self._wrap(impl, hook, active, arguments, result)
-        return result
+        return self.wrap(hook, answer.value if answer is not None else fallback(), **arguments)
+
+    def wrap(self, hook: str, value: Any, **arguments: Any) -> Any:
+        """``value`` with every plugin's wrapper of ``hook`` around it, first-listed outermost."""
+        for active in reversed(self.wrappers(hook)):
+            value = self._wrap(self._implementation(hook, active), hook, active, arguments, value)
+        return value
 
     def wrappers(self, hook: str) -> list[Active]:
         """Plugins that wrap ``hook``, outermost first."""
@@ -274,13 +284,27 @@ class Activation:
     def _wrap(self, impl: Any, hook: str, active: Active, arguments: Mapping[str, Any], inner: Any) -> Any:
         from budwood.api import PluginError
 
+        def refuse(reason: str) -> PluginError:
+            return PluginError(
+                f"its wrapper of {hook} {reason}",
+                where=f"plugins.{active.name}",
+                who=active.who,
+                do="Write: inner = yield; return the changed inner",
+            )
+
         generator = self._call(impl, hook, active, arguments)
-        next(generator)
-        try:
-            generator.send(inner)
-        except StopIteration as stop:
-            return stop.value
-        raise PluginError(f"its wrapper of {hook} yields twice", where=f"plugins.{active.name}", who=active.who)
+        with _attributed(hook, active):
+            try:
+                next(generator)
+            except StopIteration:
+                raise refuse("never yields") from None
+            try:
+                generator.send(inner)
+            except StopIteration as stop:
+                if stop.value is None:
+                    raise refuse("returns nothing") from None
+                return stop.value
+        raise refuse("yields twice")
 
 
 class PerPlugin:
@@ -293,10 +317,40 @@ class PerPlugin:
         return self.make(active)
 
 
-def _listed(answer: Any) -> Iterable[Any]:
-    return answer if hasattr(answer, "__iter__") and not isinstance(answer, Mapping) else (answer,)
+@contextmanager
+def _attributed(hook: str, active: Active) -> Generator[None]:
+    """Whatever a plugin's code raises becomes an error that names the plugin."""
+    from budwood.api import BudwoodError, PluginError
+
+    try:
+        yield
+    except BudwoodError as error:
+        error.who = error.who or active.who
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"its hook {hook} raised {type(error).__name__}: {error}",
+            where=f"plugins.{active.name}",
+            who=active.who,
+            do="Run again with --debug to see where",
+        ) from error
+
+
+def _listed(answer: Any) -> list[Any]:
+    several = hasattr(answer, "__iter__") and not isinstance(answer, (Mapping, str, type))
+    return list(answer) if several else [answer]
 
 
 def activate(names: Sequence[str], adapter: str | None) -> Activation:
     """Import exactly these plugins, in this order, and the adapter; a fresh manager and fresh objects every time."""
-    return Activation([load(find(name)) for name in names], load(find(adapter)) if adapter else None)
+    from budwood.api import PluginError
+
+    found = [find(name) for name in names]
+    owner = find(adapter) if adapter else None
+    seen = {owner.name} if owner else set()
+    for item in found:
+        if item.name in seen:
+            reason = "is the trainer of this run, not a plugin of it" if item == owner else "is named twice"
+            raise PluginError(f"{item.name!r} {reason}", where=f"plugins.{item.name}", do="Remove it from the plugins")
+        seen.add(item.name)
+    return Activation([load(item) for item in found], load(owner) if owner else None)

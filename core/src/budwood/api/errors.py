@@ -8,13 +8,15 @@ class BudwoodError(Exception):
 
     ``what``: one sentence, the fact.  ``where``: the place in the YAML, the file or the command.
     ``who``: the plugin (``name version``) that asked for it, if any.  ``do``: the next step to take.
-    ``exit_code`` is what the command line returns.
+    ``problems``: every finding, one line each, when there are several.  ``exit_code`` is what the command line returns.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str = "", who: str = "", do: str = "") -> None:
-        self.what, self.where, self.who, self.do = what, where, who, do
+    def __init__(
+        self, what: str, *, where: str = "", who: str = "", do: str = "", problems: tuple[str, ...] = ()
+    ) -> None:
+        self.what, self.where, self.who, self.do, self.problems = what, where, who, do, problems
         super().__init__(what, where, who, do)
 
     def __str__(self) -> str:
@@ -23,20 +25,14 @@ class BudwoodError(Exception):
             parts.append(f"Asked for by {self.who}.")
         if self.do:
             parts.append(self.do)
-        return " ".join(part if part.endswith((".", "?", "!", ":")) else f"{part}." for part in parts)
+        paragraph = " ".join(part if part.endswith((".", "?", "!", ":")) else f"{part}." for part in parts)
+        return "\n".join([paragraph, *(f"  - {problem}" for problem in self.problems)])
 
 
 class ConfigError(BudwoodError):
     """The configuration cannot be used; ``problems`` lists every finding, one line each."""
 
     exit_code = 2
-
-    def __init__(self, what: str, *, problems: tuple[str, ...] = (), **kwargs: str) -> None:
-        self.problems = problems
-        super().__init__(what, **kwargs)
-
-    def __str__(self) -> str:
-        return "\n".join([super().__str__(), *(f"  - {problem}" for problem in self.problems)])
 
 
 class PluginError(BudwoodError):
