@@ -1,0 +1,76 @@
+"""explain and schema: what a configuration means, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from budwood.cli.groups import SettingsCommand, settings
+from budwood.cli.output import say, table, title
+
+
+@click.command(cls=SettingsCommand)
+@click.argument("config", metavar="FILE")
+@click.argument("overrides", metavar="[NAME=VALUE]...", nargs=-1, callback=settings)
+def explain(config: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The resolved configuration of a run, and which contribution of which plugin binds to which seam, in order.
+
+    Nothing is trained and no environment is built. Seams have grades: A documented by the trainer, B semi-public,
+    C private and watched by a test.
+
+    \b
+      budwood explain hopper.yaml seed=3
+    """
+    import yaml
+
+    from budwood.redact import redact
+    from budwood.run import explain as resolve
+
+    plan = resolve(config, overrides)
+    data = redact(plan.data)
+    title("configuration")
+    say(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
+    say()
+    title(f"bindings to {plan.capabilities.trainer}")
+    rows = [
+        {
+            "order": order,
+            "plugin": binding.who,
+            "contribution": f"{binding.kind} {binding.name}",
+            "grade": binding.seam.grade,
+            "seam": binding.seam.place,
+        }
+        for order, binding in enumerate(plan.bindings, start=1)
+    ]
+    if rows:
+        table(rows, ["order", "plugin", "contribution", "grade", "seam"])
+    else:
+        say("none: this is the bare trainer")
+    return {"config": data, "trainer": plan.capabilities.trainer, "bindings": rows}
+
+
+@click.command()
+@click.argument("names", metavar="[FILE | PLUGIN...]", nargs=-1)
+@click.option("--trainer", metavar="KIND", help="The adapter whose trainer and env sections to include.")
+def schema(names: tuple[str, ...], trainer: str | None) -> dict[str, Any]:
+    """JSON Schema of a run's configuration: of the plugins that FILE names, or of the PLUGINs named here.
+
+    An editor that knows the schema completes keys and marks mistakes.
+
+    \b
+      budwood schema hopper.yaml > schema.json
+      budwood schema --trainer KIND curiosity > schema.json
+    """
+    from budwood import config
+    from budwood.plugins import activate
+
+    plugins = list(names)
+    if len(names) == 1 and Path(names[0]).suffix in (".yaml", ".yml"):
+        adapter, found = config.names(config.load(names[0]))
+        trainer, plugins = trainer or adapter, list(found)
+    composed: dict[str, Any] = config.schema(activate(plugins, trainer))
+    say(json.dumps(composed, indent=2, ensure_ascii=False))
+    return composed

@@ -1,0 +1,93 @@
+"""runs and ui: what has been trained."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from budwood.cli.output import say, table
+
+if TYPE_CHECKING:
+    from budwood.folder import RunFolder
+
+OUTPUT = click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of runs; default: $BUDWOOD_OUTPUT, else runs/.",
+)
+
+
+@click.command()
+@OUTPUT
+@click.option("--sync", is_flag=True, help="Send to the tracker what it missed while it was away.")
+def runs(output: Path | None, sync: bool) -> list[dict[str, Any]]:
+    """Runs of the output folder, oldest first.
+
+    \b
+      budwood runs
+      budwood runs --sync          after the tracker was away
+    """
+    from budwood.folder import default_output, list_runs
+
+    folder = output or default_output()
+    found = list_runs(folder)
+    if not found:
+        say(f"no runs under {folder}")
+    rows = [_row(run) for run in found]
+    if rows:
+        shown = [{**row, "steps": f"{row['steps']:,}", "return": _number(row["return"])} for row in rows]
+        table(shown, ["name", "status", "steps", "return", "started", "id"])
+    if sync:
+        _sync(folder)
+    return rows
+
+
+def _row(run: RunFolder) -> dict[str, Any]:
+    status = run.status
+    started = status.get("started")
+    return {
+        "name": status.get("name", ""),
+        "status": status.get("status", "unknown"),
+        "steps": status.get("steps", 0),
+        "return": status.get("latest", {}).get("eval/return_mean"),
+        "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(started)) if started else "",
+        "id": run.run_id,
+    }
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _sync(output: Path) -> None:
+    """Replay every journal that has something left to send, and wait for it."""
+    from budwood import tracking
+
+    for folder in tracking.replay(output):
+        status = tracking.finish(folder)
+        say(f"{folder.name}: {status}")
+
+
+@click.command()
+@OUTPUT
+def ui(output: Path | None) -> dict[str, str]:
+    """MLflow's page over the runs of the output folder, until Ctrl-C; or the address of the server in use.
+
+    \b
+      budwood ui
+    """
+    import subprocess
+
+    from budwood import tracking
+    from budwood.folder import default_output
+
+    page = tracking.ui_command(output or default_output())
+    say(f"{page.url}  (Ctrl-C ends it)" if page.command else page.url)
+    if page.command:
+        with suppress(KeyboardInterrupt):
+            subprocess.run(page.command, check=True)
+    return {"url": page.url}

@@ -1,0 +1,131 @@
+"""run, resume, eval, export: commands about one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from budwood.cli.groups import SettingsCommand, settings
+from budwood.cli.output import Answer, facts, say, title
+
+if TYPE_CHECKING:
+    from budwood.run import Result
+
+INTERRUPTED = 130
+SETTINGS = click.argument("overrides", metavar="[NAME=VALUE]...", nargs=-1, callback=settings)
+
+
+@click.command(cls=SettingsCommand)
+@click.argument("config", metavar="FILE")
+@SETTINGS
+def run(config: str, overrides: tuple[str, ...]) -> Answer:
+    """Train one run as FILE says, with single settings changed.
+
+    \b
+      budwood run hopper.yaml
+      budwood run hopper.yaml seed=3 trainer.total_timesteps=50_000
+      budwood run hopper.yaml init_from=last        start from the newest run's policy
+
+    Ctrl-C checkpoints and stops; `budwood resume` goes on. Everything is kept in a folder of its own under `output`.
+    """
+    if "=" in config and not Path(config).exists():
+        raise click.UsageError(f"{config!r} is a setting; the configuration file comes first")
+    from budwood.progress import screen
+    from budwood.run import run as train
+
+    return _report(train(config, overrides, progress=screen()))
+
+
+@click.command(cls=SettingsCommand)
+@click.argument("reference", metavar="RUN")
+@SETTINGS
+def resume(reference: str, overrides: tuple[str, ...]) -> Answer:
+    """Continue RUN from its newest intact checkpoint.
+
+    RUN is a folder, a run's id or the beginning of it, an MLflow run id, or `last`. A finished run goes on when it is
+    given more steps.
+
+    \b
+      budwood resume last
+      budwood resume hopper-s3 trainer.total_timesteps=2_000_000
+    """
+    from budwood.progress import screen
+    from budwood.run import resume as go_on
+
+    return _report(go_on(reference, overrides, progress=screen()))
+
+
+def _report(result: Result) -> Answer:
+    """The end of a run, for people and for scripts."""
+    title(f"{result.status}  {result.run_id}")
+    mean, error = result.metrics.get("eval/return_mean"), result.metrics.get("eval/return_se")
+    shown = {
+        "return": None if mean is None else f"{mean:.2f}" + (f" ± {error:.2f} (standard error)" if error else ""),
+        **result.paths,
+        "mlflow": f"run {result.mlflow_run_id}; open the page with: budwood ui" if result.mlflow_run_id else None,
+    }
+    facts(shown)
+    for note in result.notes:
+        say(f"note: {note}")
+    interrupted = result.status == "interrupted"
+    if interrupted:
+        say(f"Continue with: budwood resume {result.paths.get('folder', result.run_id)}")
+    data = {
+        "run_id": result.run_id,
+        "status": result.status,
+        "metrics": result.metrics,
+        "paths": result.paths,
+        "mlflow_run_id": result.mlflow_run_id,
+        "notes": result.notes,
+    }
+    return Answer(data, INTERRUPTED if interrupted else 0)
+
+
+@click.command("eval")
+@click.argument("reference", metavar="RUN")
+@click.option("--episodes", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--seed", default=20_000, show_default=True, help="Seed of the environments, apart from training's.")
+def evaluate(reference: str, episodes: int, seed: int) -> dict[str, object]:
+    """Fresh episodes of RUN's newest checkpoint, with deterministic actions.
+
+    \b
+      budwood eval last --episodes 100
+    """
+    from budwood.run import evaluate as measure
+
+    evaluation, checkpoint = measure(reference, episodes, seed)
+    returns = evaluation.returns
+    mean, spread = float(returns.mean()), float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
+    facts(
+        {
+            "return": f"{mean:.2f} ± {spread:.2f} (mean and standard deviation of {len(returns)} episodes)",
+            "length": f"{evaluation.lengths.mean():.1f} steps on average",
+            "checkpoint": checkpoint,
+        }
+    )
+    return {
+        "mean": mean,
+        "std": spread,
+        "returns": returns,
+        "lengths": evaluation.lengths,
+        "seed": seed,
+        "checkpoint": checkpoint,
+    }
+
+
+@click.command()
+@click.argument("reference", metavar="RUN")
+@click.option("--to", type=click.Path(file_okay=False, path_type=Path), help="Folder; default: export/ in the run's.")
+def export(reference: str, to: Path | None) -> dict[str, object]:
+    """Write RUN's newest checkpoint in the trainer's native format, to be loaded without budwood.
+
+    \b
+      budwood export last --to model/
+    """
+    from budwood.run import export as write
+
+    path = write(reference, to)
+    say(str(path))
+    return {"path": path}
