@@ -1,0 +1,186 @@
+"""The tracking process: ``python -m budwood.sink FOLDER`` sends a run's journal to MLflow, and retries until it is there.
+
+It reads the journal from where it stopped, so it may be killed at any moment and started again by anyone; there is at
+most one a run. It stays while the journal is being written and leaves when everything is sent, or when the store has been
+unreachable for a while after the run ended; then the rest stays pending (see :func:`budwood.tracking.replay`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from budwood import journal
+from budwood.api.errors import BudwoodError
+from budwood.journal import Event, Point
+from budwood.tracking import LOCK, State, exclusive, full_address
+
+if TYPE_CHECKING:
+    from budwood.mlflow_store import Store
+
+POLL_SECONDS = 1.0
+RETRY_SECONDS = (0.5, 10.0)
+"""The first wait after a failure and the longest; it doubles in between."""
+POINTS_PER_GROUP = 1000
+
+
+class Sink:
+    """Holds how far the run's journal is in MLflow. ``known`` is where the run was last described when we started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / journal.FILE
+        self.store: Store | None = None
+        self.state = State.load(folder)
+        uri: str | None = None
+        self.known = 0
+        for offset, event in journal.scan(self.path):
+            if event.kind == "run":
+                uri, self.known = event.data["uri"], offset
+        if uri is None:
+            raise BudwoodError("the run is not tracked", where=str(folder))
+        if uri != self.state.uri or not self._at_line_start(self.state.position):
+            self.state = State(uri=uri, mlflow_run_id=self.state.mlflow_run_id if uri == self.state.uri else None)
+        self.uri: str = uri
+        self.sent_before = journal.taken_back(self.path, self.state.position)
+
+    def run(self, deadline: float) -> None:
+        """Send until done, at most ``deadline`` seconds after the journal was closed."""
+        wait, ended = RETRY_SECONDS[0], float("inf")
+        while True:
+            written = journal.is_written(self.folder)  # asked before reading: nothing can follow what is then read
+            if not written:
+                ended = min(ended, time.monotonic())
+            try:
+                if not self.send():
+                    return
+            except BudwoodError:
+                raise
+            except Exception as error:  # noqa: BLE001  (whatever the store or its libraries raise is shown and retried)
+                self._failed(error)
+                if time.monotonic() - ended > deadline:
+                    return
+                time.sleep(wait)
+                wait = min(2 * wait, RETRY_SECONDS[1])
+            else:
+                wait = RETRY_SECONDS[0]
+                if not written:
+                    self._keep(phase="done")
+                    return
+                time.sleep(POLL_SECONDS)
+
+    def send(self) -> bool:
+        """Everything that is in the journal now. False: another sink has to go on, for the run moved to another store."""
+        for end, events in groups(journal.scan(self.path, self.state.position)):
+            first = events[0]
+            if first.kind == "run" and end > self.known and first.data["uri"] != self.uri:
+                return False
+            if self.store is None:
+                from budwood.mlflow_store import Store
+
+                self.store = Store(full_address(self.uri))
+            self._deliver(self.store, events, end)
+            self._keep(position=end, sent=self.state.sent + len(events), phase="sending", error="")
+        return True
+
+    def _deliver(self, store: Store, events: list[Event], end: int) -> None:
+        first = events[0]
+        if first.kind == "run" and self.state.mlflow_run_id is None:
+            experiment_id, created = store.open(first)
+            self._keep(experiment_id=experiment_id, mlflow_run_id=created)
+        run_id = self.state.mlflow_run_id
+        if run_id is None:
+            raise BudwoodError("events come before what the run is", where=str(self.path))
+        match first.kind:
+            case "run":
+                store.describe(run_id, first.data["params"], first.data["tags"])
+            case "metrics":
+                store.metrics(run_id, self._new_points(events))
+            case "tags":
+                store.tags(run_id, first.data)
+            case "artifact":
+                self._artifact(store, run_id, first)
+            case "status":
+                store.status(run_id, first.data["status"], first.t)
+            case "rewind":
+                self.sent_before = journal.taken_back(self.path, end)
+
+    def _new_points(self, events: list[Event]) -> Iterator[tuple[str, float, int, int]]:
+        for event in events:
+            for key, value in event.data.items():
+                point: Point = (key, event.step, repr(value))
+                if point not in self.sent_before:
+                    yield key, value, event.t, event.step
+
+    def _artifact(self, store: Store, run_id: str, event: Event) -> None:
+        path = self.folder / event.data["path"]
+        if path.exists():
+            store.artifact(run_id, path, event.data["into"])
+        else:
+            _say(f"{event.data['path']} is gone and could not be kept as an artifact")
+
+    def _failed(self, error: Exception) -> None:
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        if reason != self.state.error:
+            _say("".join(traceback.format_exception(error)))
+        self._keep(phase="unreachable", error=reason)
+
+    def _keep(self, **changes: object) -> None:
+        state = replace(self.state, **changes)  # type: ignore[arg-type]
+        if state != self.state:
+            self.state = state
+            state.save(self.folder)
+
+    def _at_line_start(self, position: int) -> bool:
+        """False only if the machine went down before the disk had what was sent: then everything is sent once more."""
+        if position == 0:
+            return True
+        with self.path.open("rb") as file:
+            file.seek(position - 1)
+            return file.read(1) == b"\n"
+
+
+def groups(entries: Iterator[tuple[int, Event]]) -> Iterator[tuple[int, list[Event]]]:
+    """(end offset, events): neighbouring metrics together, up to a batch of points; every other event alone."""
+    waiting: list[Event] = []
+    end = points = 0
+    for offset, event in entries:
+        if waiting and (event.kind != "metrics" or points + len(event.data) > POINTS_PER_GROUP):
+            yield end, waiting
+            waiting, points = [], 0
+        if event.kind == "metrics":
+            waiting.append(event)
+            end, points = offset, points + len(event.data)
+        else:
+            yield offset, [event]
+    if waiting:
+        yield end, waiting
+
+
+def _say(text: str) -> None:
+    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m budwood.sink", description="Send a run's journal to MLflow.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--deadline", type=float, default=120.0, help="seconds to go on trying after the run has ended")
+    options = parser.parse_args(arguments)
+    os.nice(19)
+    with exclusive(options.folder / LOCK, wait=True):
+        try:
+            Sink(options.folder).run(options.deadline)
+        except BudwoodError as error:
+            replace(State.load(options.folder), phase="failed", error=str(error)).save(options.folder)
+            sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
