@@ -125,7 +125,7 @@ def prepare_output(output: Path) -> Path:
     return output.resolve()
 
 
-def new_folder(output: Path, name: str, seed: int) -> RunFolder:
+def new_folder(output: Path, name: str, seed: object) -> RunFolder:
     """``<name>-s<seed>-<utc time>-<4 hex>`` under ``output``; not made yet."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     slug = re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.") or "run"

@@ -1,0 +1,67 @@
+"""From a configuration to everything that can be known before training: plugins, capabilities, contributions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from budwood import compose, config
+from budwood.api import Capabilities, Contributions, Run, Trainer
+from budwood.plugins import Activation, Active, PerPlugin, activate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A configuration with its plugins imported and every contribution checked; nothing is built yet."""
+
+    data: dict[str, Any]
+    model: Any
+    activation: Activation
+    capabilities: Capabilities
+    contributions: Contributions
+    run_for: Callable[[Active], Run]
+
+    @property
+    def bindings(self) -> list[compose.Binding]:
+        return compose.bindings(self.contributions, self.capabilities)
+
+    def build_trainer(self) -> Trainer:
+        adapter = self.activation.adapter
+        assert adapter is not None
+        arguments = {"run": PerPlugin(self.run_for), "contributions": self.contributions}
+        trainer: Trainer = self.activation.build(
+            "build_trainer", lambda: self.activation.ask("build_trainer", adapter, **arguments), **arguments
+        )
+        return trainer
+
+
+def plan(loaded: config.Loaded, folder: Path | None) -> Plan:
+    """Activate, resolve and compose. Every problem that can be known before training is raised here."""
+    adapter_name, plugin_names = config.names(loaded)
+    activation = activate(plugin_names, adapter_name)
+    resolved = config.resolve(loaded, activation)
+    model, data = resolved.model, resolved.data
+
+    def components(kind: str) -> Sequence[Any]:
+        return activation.collect("components", kind=kind)
+
+    def run_for(active: Active) -> Run:
+        return Run(
+            name=data["name"],
+            seed=data["seed"],
+            config=data,
+            section=None if active is activation.adapter else resolved.section(active.name),
+            trainer=model.trainer,
+            env_id=data["env"].get("id") if data.get("env") else None,
+            folder=folder,
+            device=data["device"],
+            components=components,
+        )
+
+    adapter = activation.adapter
+    assert adapter is not None
+    capabilities = activation.ask("capabilities", adapter, run=run_for(adapter), target=None)
+    contributions = compose.contributions(activation, run_for, capabilities)
+    return Plan(data, model, activation, capabilities, contributions, run_for)

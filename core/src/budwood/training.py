@@ -1,0 +1,199 @@
+"""Training inside a run's folder: journal, tracker, session, checkpoints, report, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from budwood import config, journal, machine, report, tracking
+from budwood.api import DiskFullError, StateTree, Trainer
+from budwood.checkpoint import Checkpoints
+from budwood.folder import RunFolder, write_atomically
+from budwood.planning import Plan
+from budwood.plugins import PerPlugin
+from budwood.progress import Progress
+from budwood.redact import redact
+from budwood.session import Rhythm, Session
+
+VERSIONS = "versions.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left behind. ``status``: finished, stopped (a plugin asked), or interrupted (Ctrl-C).
+
+    ``metrics`` are the last values of everything logged; ``paths`` name folder, config, events, checkpoint, report and the
+    trainer's native file; ``notes`` say what a person should know, e.g. what a resume could not continue exactly.
+    """
+
+    run_id: str
+    status: str
+    metrics: dict[str, float]
+    paths: dict[str, str]
+    mlflow_run_id: str | None
+    notes: list[str] = field(default_factory=list)
+
+
+def train(
+    folder: RunFolder,
+    planned: Plan,
+    trainer: Trainer,
+    restored: tuple[StateTree, Mapping[str, Any]] | None,
+    notes: list[str],
+    progress: Progress,
+) -> Result:
+    """Train to the end, an interruption or an error. ``restored``: state and meta of the checkpoint to go on from."""
+    state, meta = restored or ({}, {})
+    data = redact(planned.data)
+    versions = machine.versions()
+    with folder.locked(), _opened(folder, data, versions, meta.get("journal")) as events:
+        folder.write_status(
+            **_identity(folder, data, trainer), status="running", pid=os.getpid(), started=time.time(), error=None
+        )
+        tracking.start(
+            events,
+            config=data,
+            experiment=data["tracking"]["experiment"],
+            uri=planned.data["tracking"]["uri"],
+            tags={**_tags(planned), **data["tracking"]["tags"]},
+            output=folder.folder.parent,
+            enabled=data["tracking"]["enabled"],
+        )
+        events.artifact(folder.config_file)
+        events.artifact(folder.folder / VERSIONS)
+        store = Checkpoints(folder.checkpoints, data["checkpoint"]["keep"])
+
+        def save(session: Session) -> Path:
+            events.sync()
+            steps = session.steps
+            tree = {"trainer": trainer.state_dict(), "session": session.state_dict()}
+            path = store.save(steps, tree, {"config": data, "versions": versions, "journal": events.count})
+            folder.write_status(steps=steps, latest=session.latest)
+            return path
+
+        session = Session(trainer, planned.contributions, events, progress, _rhythm(data), save, state.get("session"))
+        began = time.perf_counter()
+        progress.start(trainer.total_steps, meta.get("steps", 0))
+        for note in notes:
+            progress.message(note)
+        try:
+            with _interruptible(session, progress):
+                trainer.fit(session)
+                session.finish()
+            status = "interrupted" if session.interrupted else "stopped" if session.stopped else "finished"
+            seconds = {"total": time.perf_counter() - began, **session.seconds}
+            paths = _leave(folder, planned, trainer, session, status, seconds)
+            for artifact in (paths["report"], paths["native"], paths["checkpoint"]):
+                events.artifact(Path(artifact))
+            folder.write_status(status=status, ended=time.time(), steps=session.steps, latest=session.latest)
+            events.status("finished" if status == "stopped" else status)
+        except BaseException as error:
+            _record_failure(folder, events, error)
+            raise
+        finally:
+            progress.stop()
+            trainer.close()
+    if session.stopped:
+        notes.append(f"stopped early: {session.stopped}")
+    sent = tracking.finish(folder.folder, progress=progress.message)
+    if not sent.complete:
+        notes.append(f"{sent}; they are sent when it answers again, at the latest by: budwood runs --sync")
+    return Result(folder.run_id, status, dict(session.latest), paths, sent.mlflow_run_id, notes)
+
+
+def _identity(folder: RunFolder, data: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
+    return {"run_id": folder.run_id, "name": data["name"], "seed": data["seed"], "total": trainer.total_steps}
+
+
+def _tags(planned: Plan) -> dict[str, str]:
+    """What a run is made of: budwood, the adapter, every plugin with its version, the commit, the machine."""
+    parts = {f"plugin.{active.name}": active.who for active in planned.activation.everyone}
+    return {**parts, "trainer": planned.capabilities.trainer, **machine.tags()}
+
+
+def _rhythm(data: Mapping[str, Any]) -> Rhythm:
+    evaluation, checkpoint = data["evaluation"], data["checkpoint"]
+    return Rhythm(evaluation["every"], evaluation["episodes"], evaluation["seed"], checkpoint["every"])
+
+
+@contextmanager
+def _opened(
+    folder: RunFolder, data: Mapping[str, Any], versions: Mapping[str, str], resume_at: int | None
+) -> Iterator[journal.Journal]:
+    """The run's journal, after writing down what is being run. ``resume_at``: events a checkpoint counted."""
+    again = (folder.folder / journal.FILE).exists()
+    write_atomically(folder.config_file, config.dump(data))
+    write_atomically(folder.folder / VERSIONS, json.dumps(versions, indent=1))
+    events = journal.Journal(folder.folder, resume_at=(resume_at or 0) if again else None)
+    try:
+        yield events
+    finally:
+        events.close()
+
+
+def _leave(
+    folder: RunFolder, planned: Plan, trainer: Trainer, session: Session, status: str, seconds: Mapping[str, float]
+) -> dict[str, str]:
+    """Write what outlives the run and say where it is."""
+    native = trainer.export(folder.folder / "export")
+    newest = Checkpoints(folder.checkpoints, 1).latest()
+    history = journal.history(folder.folder)
+    page = report.write(
+        folder.folder,
+        title=folder.run_id,
+        config=redact(planned.data),
+        versions=machine.versions(),
+        history=history,
+        sections=planned.activation.collect("report_sections", run=PerPlugin(planned.run_for), history=history),
+        evaluations=session.evaluations,
+        timing=seconds,
+        bindings=planned.bindings,
+        status=status,
+    )
+    return {
+        "folder": str(folder.folder),
+        "report": str(page),
+        "native": str(native),
+        "checkpoint": str(newest[0]) if newest else "",
+        "config": str(folder.config_file),
+        "events": str(folder.folder / journal.FILE),
+    }
+
+
+def _record_failure(folder: RunFolder, events: journal.Journal, error: BaseException) -> None:
+    status: journal.RunStatus = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    try:
+        folder.write_status(status=status, error=str(error), ended=time.time())
+        events.status(status)
+    except DiskFullError:
+        if not isinstance(error, DiskFullError):
+            raise
+
+
+@contextmanager
+def _interruptible(session: Session, progress: Progress) -> Iterator[None]:
+    """First Ctrl-C or SIGTERM: checkpoint at the next boundary. Second: stop at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(_number: int, _frame: Any) -> None:
+        if session.interrupted:
+            raise KeyboardInterrupt
+        session.interrupt()
+        progress.message("stopping after this update with a checkpoint; once more to stop at once")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
