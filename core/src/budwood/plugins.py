@@ -227,7 +227,9 @@ class Activation:
         return self._implementation(hook, active) is not None
 
     def _call(self, impl: Any, hook: str, active: Active, arguments: Mapping[str, Any]) -> Any:
-        values = {name: value(active) if isinstance(value, PerPlugin) else value for name, value in arguments.items()}
+        values = {
+            name: value.make(active) if isinstance(value, PerPlugin) else value for name, value in arguments.items()
+        }
         with _attributed(hook, active):
             return impl.function(*(values[name] for name in impl.argnames))
 
@@ -307,14 +309,11 @@ class Activation:
         raise refuse("yields twice")
 
 
+@dataclass(frozen=True)
 class PerPlugin:
     """An argument that differs from plugin to plugin, such as the run seen with the plugin's own section."""
 
-    def __init__(self, make: Callable[[Active], Any]) -> None:
-        self.make = make
-
-    def __call__(self, active: Active) -> Any:
-        return self.make(active)
+    make: Callable[[Active], Any]
 
 
 @contextmanager
