@@ -42,7 +42,8 @@ class LazyGroup(click.Group):
     """``core`` commands by name, and what ``added`` finds in the metadata of plugins."""
 
     def __init__(self, *args: Any, core: Mapping[str, Command] | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, no_args_is_help=False, **kwargs)
+        kwargs.setdefault("no_args_is_help", False)
+        super().__init__(*args, **kwargs)
         self.core = dict(core or {})
         self.params += FLAGS
 
@@ -170,8 +171,7 @@ class SettingsCommand(click.Command):
 def settings(ctx: click.Context, _: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
     """Callback of the trailing argument: every word must be a setting."""
     for word, following in zip(words, (*words[1:], ""), strict=True):
-        name, equals, _ = word.partition("=")
-        if not equals or not name:
+        if word.find("=") < 1:
             example = f"{word}={following}" if following and "=" not in following else f"{word}=VALUE"
             raise click.UsageError(f"{word!r} is no setting; a setting is written {example}", ctx)
     return words

@@ -1,0 +1,308 @@
+"""The contract of a plugin, as findings: for ``budwood plugin check NAME`` and for a plugin author's own tests.
+
+assert not [finding for finding in check_plugin("curiosity") if finding.level == "error"]
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from budwood import tree
+from budwood.api import (
+    BudwoodError,
+    Config,
+    Contributed,
+    Evaluator,
+    LossTerm,
+    Objective,
+    PluginError,
+    ReportSection,
+    RewardCombination,
+    RewardTerm,
+    Run,
+    RunCallback,
+    Stateful,
+)
+from budwood.plugins import Activation, Active, Installed, PerPlugin, find, kebab, load, snake
+
+HEAVY = ("torch", "transformers", "trl", "lerobot", "mlflow")
+"""What importing a plugin must not import: ``budwood plugins --hooks`` would take seconds."""
+
+COLLECTED: Mapping[str, type] = {
+    "reward_terms": RewardTerm,
+    "loss_terms": LossTerm,
+    "evaluators": Evaluator,
+    "callbacks": RunCallback,
+    "report_sections": ReportSection,
+}
+CLAIMED: Mapping[str, type] = {"reward_combination": RewardCombination, "objective": Objective}
+CALLABLE = ("advantage", "build_env", "build_policy")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``level``: ``error`` breaks the contract, ``warning`` will trouble somebody, ``info`` is what was seen."""
+
+    level: str
+    what: str
+    do: str = ""
+
+
+def check_plugin(name: str, section: Mapping[str, Any] | None = None) -> list[Finding]:
+    """Everything that can be said of an installed plugin without training.
+
+    ``section``: its part of a YAML, for a plugin whose configuration has no complete defaults or contributes only when
+    it is told to.
+    """
+    try:
+        item = find(name)
+    except PluginError as error:
+        return [_error(error)]
+    findings = [*_metadata(item), *_package(item), *_import_cost(item)]
+    try:
+        activation = Activation([load(item)], None)
+    except PluginError as error:
+        return [*findings, _error(error)]
+    active = activation.plugins[0]
+    hooks = sorted(caller.name for caller in activation.manager.get_hookcallers(active.instance) or ())
+    if not hooks:
+        return [*findings, Finding("error", "it implements no hook", "Mark its methods with budwood.api.hookimpl")]
+    findings.append(Finding("info", f"implements {', '.join(hooks)}"))
+    return [*findings, *_configuration(activation, section)]
+
+
+def _error(error: BudwoodError) -> Finding:
+    return Finding("error", f"{error.where}: {error.what}" if error.where else error.what, error.do)
+
+
+# ---- without importing it ---------------------------------------------------------------------------------------------
+
+
+def _metadata(item: Installed) -> Iterator[Finding]:
+    if item.entry.name != item.name or not item.name.isidentifier():
+        yield Finding(
+            "error", f"the entry point is called {item.entry.name!r}", f"Use snake_case: {snake(item.name)!r}"
+        )
+    if kebab(item.distribution) != f"budwood-{kebab(item.name)}":
+        yield Finding(
+            "warning",
+            f"the distribution is called {item.distribution!r}",
+            f"A person who lacks it is told: pip install budwood-{kebab(item.name)}",
+        )
+    if not item.requires:
+        yield Finding("error", "it declares no range on budwood", "Add to its dependencies: budwood>=0.1,<0.2")
+    elif not re.search(r"<|==|~=", item.requires):
+        yield Finding(
+            "warning",
+            f"its range budwood{item.requires} has no upper end",
+            "A minor version of 0.x may change the hooks: add an upper end, such as <0.2",
+        )
+    about = metadata.metadata(item.distribution)
+    if not (about.get("Description") or about.get_payload()):  # type: ignore[attr-defined]
+        yield Finding("warning", "its distribution has no README", 'Add readme = "README.md" to pyproject.toml')
+
+
+def _package(item: Installed) -> Iterator[Finding]:
+    package = item.value.partition(":")[0].partition(".")[0]
+    spec = util.find_spec(package)
+    if spec is not None and not any((Path(f) / "py.typed").exists() for f in spec.submodule_search_locations or ()):
+        yield Finding("warning", f"{package} has no py.typed", "Add the empty file: type checkers then read its types")
+
+
+def _import_cost(item: Installed) -> Iterator[Finding]:
+    module = item.value.partition(":")[0]
+    code = f"import json, sys, importlib; importlib.import_module({module!r}); print(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode == 0:
+        imported = set(json.loads(done.stdout.splitlines()[-1]))
+        if heavy := [name for name in HEAVY if name in imported]:
+            yield Finding("error", f"importing {module} imports {', '.join(heavy)}", "Import them inside the hooks")
+
+
+# ---- configuration and contributions ----------------------------------------------------------------------------------
+
+
+def _configuration(activation: Activation, section: Mapping[str, Any] | None) -> Iterator[Finding]:
+    active = activation.plugins[0]
+    try:
+        model = activation.ask("config_model", active)
+    except BudwoodError as error:
+        yield _error(error)
+        return
+    if model is None:
+        yield Finding("info", "has no configuration section")
+        yield from _contributions(active, None)
+        return
+    if not (inspect.isclass(model) and issubclass(model, Config)):
+        yield Finding("error", f"config_model gives {model!r}", "Give a subclass of budwood.api.Config")
+        return
+    yield from _fields(model)
+    if {"trainer", "env"} <= model.model_fields.keys():
+        yield Finding("info", "is an adapter: what it can bind depends on the trainer and is not checked here")
+        return
+    try:
+        validated = model.model_validate(dict(section or {}))
+    except ValidationError as error:
+        wanted = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
+        yield Finding(
+            "error" if section else "warning",
+            f"its section does not stand without {wanted}, so its contributions were not checked",
+            "Give defaults, or check it with a section: check_plugin(name, section={...})",
+        )
+        return
+    yield from _contributions(active, validated)
+
+
+def _fields(model: type[BaseModel], inside: str = "") -> Iterator[Finding]:
+    """Every field says what it is; nested models likewise."""
+    for name, info in model.model_fields.items():
+        place = f"{inside}{name}"
+        nested = [kind for kind in _kinds(info.annotation) if issubclass(kind, BaseModel)]
+        if not info.description and not nested:
+            yield Finding("warning", f"option {place} has no description", "Field(default, description=...)")
+        for kind in nested:
+            yield from _fields(kind, f"{place}.")
+
+
+def _kinds(annotation: Any) -> Iterator[type]:
+    """The classes in a type annotation such as ``list[Term] | None``."""
+    if inspect.isclass(annotation):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _kinds(argument)
+
+
+def _contributions(active: Active, section: Any) -> Iterator[Finding]:
+    """Asks the plugin as a run would, twice: what it gives must be fresh each time, so that states can be moved."""
+    first, again = (_Contributed(Activation([Active(active.installed, _fresh(active))], None), section) for _ in "ab")
+    for hook in (*COLLECTED, *CLAIMED, *CALLABLE):
+        try:
+            given = first.ask(hook)
+            yield from _checked(hook, given)
+            yield from _states(hook, given, again.ask(hook))
+        except BudwoodError as error:
+            level = "error" if error.__cause__ is not None else "warning"
+            yield Finding(level, f"{hook}: {error.what}", error.do)
+
+
+class _Contributed:
+    """What the hooks of one activation give in an empty run."""
+
+    def __init__(self, activation: Activation, section: Any) -> None:
+        self._activation = activation
+        self._run = PerPlugin(lambda active: _run(active, section, activation))
+
+    def ask(self, hook: str) -> list[Any]:
+        extra: dict[str, Any] = {"history": {}} if hook == "report_sections" else {}
+        extra |= {"role": "train"} if hook == "build_env" else {}
+        if hook in COLLECTED:
+            return [item.value for item in self._activation.collect(hook, run=self._run, **extra)]
+        claimed = self._activation.claim(hook, run=self._run, **extra)
+        return [] if claimed is None else [claimed.value]
+
+
+def _fresh(active: Active) -> object:
+    """A new object of the plugin, as every run gets; a plugin that is a module is always the same."""
+    return type(active.instance)() if not inspect.ismodule(active.instance) else active.instance
+
+
+def _run(active: Active, section: Any, activation: Activation | None = None) -> Run:
+    def components(kind: str) -> list[Contributed[Any]]:
+        return activation.collect("components", kind=kind) if activation is not None else []
+
+    return Run(
+        name=f"check-{active.name}",
+        seed=0,
+        config={},
+        section=section,
+        trainer=None,
+        env_id=None,
+        folder=None,
+        device="cpu",
+        components=components,
+    )
+
+
+def _checked(hook: str, given: list[Any]) -> Iterator[Finding]:
+    expected = {**COLLECTED, **CLAIMED}.get(hook)
+    for value in given:
+        if expected is not None and not isinstance(value, expected):
+            yield Finding("error", f"{hook} gives {value!r}", f"Give {expected.__name__} objects")
+        elif hook in CALLABLE and not callable(value):
+            yield Finding("error", f"{hook} gives {value!r}, which cannot be called", "See the hook's description")
+        else:
+            yield Finding("info", f"{hook}: {getattr(value, 'name', None) or type(value).__name__}")
+            yield from _picklable(hook, value)
+    names = [value.name for value in given if hasattr(value, "name")]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield Finding("error", f"{hook} gives two contributions called {name!r}", "Names are unique within a plugin")
+
+
+def _picklable(hook: str, value: Any) -> Iterator[Finding]:
+    function = getattr(value, "fn", None) or (value if hook in CALLABLE else None)
+    if function is None:
+        return
+    try:
+        pickle.dumps(function)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        yield Finding(
+            "warning",
+            f"{hook}: {function!r} cannot be sent to another process: {error}",
+            "Use a module-level function or an object with __call__ instead of a lambda or a closure",
+        )
+
+
+def _states(hook: str, given: list[Any], again: list[Any]) -> Iterator[Finding]:
+    """A state taken from one object and put into a fresh one must come back the same, through the checkpoint's format."""
+    for one, other in zip(map(_stateful, given), map(_stateful, again), strict=False):
+        if one is None or other is None:
+            continue
+        what = f"{hook}: the state of {type(one).__name__}"
+        try:
+            before = one.state_dict()
+            other.load_state_dict(_copy(before))
+            same = _same(before, other.state_dict())
+        except Exception as error:  # noqa: BLE001 - whatever the author's code raises is the finding
+            yield Finding(
+                "warning",
+                f"{what} could not be moved outside a run: {type(error).__name__}: {error}",
+                "state_dict and load_state_dict should work on a fresh object",
+            )
+            continue
+        if not same:
+            yield Finding("error", f"{what} changes in load_state_dict", "A resumed run would not continue the same")
+
+
+def _stateful(value: Any) -> Stateful | None:
+    state = getattr(value, "state", value)
+    return state if isinstance(state, Stateful) else None
+
+
+def _copy(state: dict[str, Any]) -> dict[str, Any]:
+    structure, tensors = tree.encode(state)
+    return tree.decode(json.loads(json.dumps(structure)), lambda _, name: tensors[name])
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    (structure, tensors), (structure_too, tensors_too) = tree.encode(one), tree.encode(other)
+    return structure == structure_too and all(
+        np.array_equal(_numbers(value), _numbers(tensors_too[name])) for name, value in tensors.items()
+    )
+
+
+def _numbers(value: Any) -> Any:
+    to_numpy: Callable[[], Any] | None = getattr(value, "numpy", None)
+    return value if to_numpy is None else to_numpy()
