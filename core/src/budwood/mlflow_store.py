@@ -54,6 +54,8 @@ class Store:
         tags = {"budwood.run": name, "mlflow.source.name": "budwood", "mlflow.source.type": "LOCAL"}
         if parent:
             tags["mlflow.parentRunId"] = parent
+        if commit := run.data["tags"].get("git.commit"):
+            tags["mlflow.source.git.commit"] = commit
         with suppress(KeyError, OSError):  # a container's user may have no name
             tags["mlflow.user"] = getpass.getuser()
         created = self.client.create_run(experiment, start_time=run.t, tags=tags, run_name=name)

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -132,7 +132,7 @@ def finish(folder: Path, timeout: float = 60.0, progress: Callable[[str], None] 
             if restarted:
                 return now
             restarted = True
-            _replay(folder)
+            _relaunch(folder)
         if progress and str(now) != told:
             told = str(now)
             progress(told)
@@ -143,10 +143,15 @@ def status(folder: Path) -> Status:
     return _status(folder, _journaled_uri(folder))
 
 
+def pending(output: Path) -> list[Path]:
+    """Folders of the runs under ``output`` that have something MLflow has not got yet."""
+    folders = sorted(file.parent for file in output.glob(f"*/{journal_file.FILE}"))
+    return [folder for folder in folders if not status(folder).complete]
+
+
 def replay(output: Path) -> list[Path]:
     """Start a sink for every run under ``output`` that has something pending and no sink; the folders of those runs."""
-    folders = sorted(file.parent for file in output.glob(f"*/{journal_file.FILE}"))
-    return [folder for folder in folders if _replay(folder)]
+    return [folder for folder in pending(output) if _relaunch(folder)]
 
 
 def target(configured: str | None, output: Path) -> tuple[str, str | None]:
@@ -167,16 +172,17 @@ def active_parent() -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class Page:
-    """``command`` serves MLflow's page at ``url``; it is empty where a server already does."""
+    """``command`` serves MLflow's page at ``url`` with these ``variables`` set; empty where a server already does."""
 
     url: str
-    command: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 def ui_command(output: Path, configured: str | None = None) -> Page:
     address, _ = target(configured, output)
     if address.startswith(("http://", "https://")):
-        return Page(without_password(address), ())
+        return Page(without_password(address))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -184,7 +190,8 @@ def ui_command(output: Path, configured: str | None = None) -> Page:
     artifacts = (database.parent if database else output.resolve()) / "artifacts"
     command = (sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
     store = ("--backend-store-uri", address, "--artifacts-destination", artifacts.as_uri())
-    return Page(f"http://127.0.0.1:{port}", (*command, *store))
+    lighter = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return Page(f"http://127.0.0.1:{port}", (*command, *store), lighter)
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -237,14 +244,12 @@ def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
             yield True
 
 
-def _replay(folder: Path) -> bool:
-    now = status(folder)
-    if now.complete or now.uri is None:
-        return False
+def _relaunch(folder: Path) -> bool:
+    uri = _journaled_uri(folder)
     with exclusive(folder / LOCK, wait=False) as free:
-        if not free:
+        if not free or uri is None:
             return False
-    _launch(folder, full_address(now.uri))
+    _launch(folder, full_address(uri))
     return True
 
 
