@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -54,9 +54,9 @@ CALLABLE = ("advantage", "build_env", "build_policy")
 
 @dataclass(frozen=True)
 class Finding:
-    """``level``: ``error`` breaks the contract, ``warning`` will trouble somebody, ``info`` is what was seen."""
+    """``level``: ``error`` breaks the contract, ``warn`` will trouble somebody, ``ok`` is what was seen."""
 
-    level: str
+    level: Literal["ok", "warn", "error"]
     what: str
     do: str = ""
 
@@ -80,7 +80,7 @@ def check_plugin(name: str, section: Mapping[str, Any] | None = None) -> list[Fi
     hooks = sorted(caller.name for caller in activation.manager.get_hookcallers(active.instance) or ())
     if not hooks:
         return [*findings, Finding("error", "it implements no hook", "Mark its methods with budwood.api.hookimpl")]
-    findings.append(Finding("info", f"implements {', '.join(hooks)}"))
+    findings.append(Finding("ok", f"implements {', '.join(hooks)}"))
     return [*findings, *_configuration(activation, section)]
 
 
@@ -98,7 +98,7 @@ def _metadata(item: Installed) -> Iterator[Finding]:
         )
     if kebab(item.distribution) != f"budwood-{kebab(item.name)}":
         yield Finding(
-            "warning",
+            "warn",
             f"the distribution is called {item.distribution!r}",
             f"A person who lacks it is told: pip install budwood-{kebab(item.name)}",
         )
@@ -106,20 +106,20 @@ def _metadata(item: Installed) -> Iterator[Finding]:
         yield Finding("error", "it declares no range on budwood", "Add to its dependencies: budwood>=0.1,<0.2")
     elif not re.search(r"<|==|~=", item.requires):
         yield Finding(
-            "warning",
+            "warn",
             f"its range budwood{item.requires} has no upper end",
             "A minor version of 0.x may change the hooks: add an upper end, such as <0.2",
         )
     about = metadata.metadata(item.distribution)
     if not (about.get("Description") or about.get_payload()):  # type: ignore[attr-defined]
-        yield Finding("warning", "its distribution has no README", 'Add readme = "README.md" to pyproject.toml')
+        yield Finding("warn", "its distribution has no README", 'Add readme = "README.md" to pyproject.toml')
 
 
 def _package(item: Installed) -> Iterator[Finding]:
     package = item.value.partition(":")[0].partition(".")[0]
     spec = util.find_spec(package)
     if spec is not None and not any((Path(f) / "py.typed").exists() for f in spec.submodule_search_locations or ()):
-        yield Finding("warning", f"{package} has no py.typed", "Add the empty file: type checkers then read its types")
+        yield Finding("warn", f"{package} has no py.typed", "Add the empty file: type checkers then read its types")
 
 
 def _import_cost(item: Installed) -> Iterator[Finding]:
@@ -143,7 +143,7 @@ def _configuration(activation: Activation, section: Mapping[str, Any] | None) ->
         yield _error(error)
         return
     if model is None:
-        yield Finding("info", "has no configuration section")
+        yield Finding("ok", "has no configuration section")
         yield from _contributions(active, None)
         return
     if not (inspect.isclass(model) and issubclass(model, Config)):
@@ -151,14 +151,14 @@ def _configuration(activation: Activation, section: Mapping[str, Any] | None) ->
         return
     yield from _fields(model)
     if {"trainer", "env"} <= model.model_fields.keys():
-        yield Finding("info", "is an adapter: what it can bind depends on the trainer and is not checked here")
+        yield Finding("ok", "is an adapter: what it can bind depends on the trainer and is not checked here")
         return
     try:
         validated = model.model_validate(dict(section or {}))
     except ValidationError as error:
         wanted = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
         yield Finding(
-            "error" if section else "warning",
+            "error" if section else "warn",
             f"its section does not stand without {wanted}, so its contributions were not checked",
             "Give defaults, or check it with a section: check_plugin(name, section={...})",
         )
@@ -172,7 +172,7 @@ def _fields(model: type[BaseModel], inside: str = "") -> Iterator[Finding]:
         place = f"{inside}{name}"
         nested = [kind for kind in _kinds(info.annotation) if issubclass(kind, BaseModel)]
         if not info.description and not nested:
-            yield Finding("warning", f"option {place} has no description", "Field(default, description=...)")
+            yield Finding("warn", f"option {place} has no description", "Field(default, description=...)")
         for kind in nested:
             yield from _fields(kind, f"{place}.")
 
@@ -194,8 +194,7 @@ def _contributions(active: Active, section: Any) -> Iterator[Finding]:
             yield from _checked(hook, given)
             yield from _states(hook, given, again.ask(hook))
         except BudwoodError as error:
-            level = "error" if error.__cause__ is not None else "warning"
-            yield Finding(level, f"{hook}: {error.what}", error.do)
+            yield Finding("error" if error.__cause__ is not None else "warn", f"{hook}: {error.what}", error.do)
 
 
 class _Contributed:
@@ -244,7 +243,7 @@ def _checked(hook: str, given: list[Any]) -> Iterator[Finding]:
         elif hook in CALLABLE and not callable(value):
             yield Finding("error", f"{hook} gives {value!r}, which cannot be called", "See the hook's description")
         else:
-            yield Finding("info", f"{hook}: {getattr(value, 'name', None) or type(value).__name__}")
+            yield Finding("ok", f"{hook}: {getattr(value, 'name', None) or type(value).__name__}")
             yield from _picklable(hook, value)
     names = [value.name for value in given if hasattr(value, "name")]
     for name in sorted({name for name in names if names.count(name) > 1}):
@@ -259,7 +258,7 @@ def _picklable(hook: str, value: Any) -> Iterator[Finding]:
         pickle.dumps(function)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         yield Finding(
-            "warning",
+            "warn",
             f"{hook}: {function!r} cannot be sent to another process: {error}",
             "Use a module-level function or an object with __call__ instead of a lambda or a closure",
         )
@@ -277,7 +276,7 @@ def _states(hook: str, given: list[Any], again: list[Any]) -> Iterator[Finding]:
             same = _same(before, other.state_dict())
         except Exception as error:  # noqa: BLE001 - whatever the author's code raises is the finding
             yield Finding(
-                "warning",
+                "warn",
                 f"{what} could not be moved outside a run: {type(error).__name__}: {error}",
                 "state_dict and load_state_dict should work on a fresh object",
             )

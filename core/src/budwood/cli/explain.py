@@ -37,16 +37,18 @@ def explain(config: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     title(f"bindings to {plan.capabilities.trainer}")
     rows = [
         {
-            "order": order,
-            "plugin": binding.who,
-            "contribution": f"{binding.kind} {binding.name}",
-            "grade": binding.seam.grade,
-            "seam": binding.seam.place,
+            "order": binding.order,
+            "plugin": binding.plugin,
+            "who": binding.who,
+            "kind": binding.kind,
+            "contribution": binding.name,
+            "seam": binding.place,
+            "grade": binding.grade,
         }
-        for order, binding in enumerate(plan.bindings, start=1)
+        for binding in plan.bindings
     ]
     if rows:
-        table(rows, ["order", "plugin", "contribution", "grade", "seam"])
+        table(rows, ["order", "who", "kind", "contribution", "grade", "seam"])
     else:
         say("none: this is the bare trainer")
     return {"config": data, "trainer": plan.capabilities.trainer, "bindings": rows}

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -170,7 +171,7 @@ class SettingsCommand(click.Command):
 
 def settings(ctx: click.Context, _: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
     """Callback of the trailing argument: every word must be a setting."""
-    for word, following in zip(words, (*words[1:], ""), strict=True):
+    for word, following in pairwise((*words, "")):
         if word.find("=") < 1:
             example = f"{word}={following}" if following and "=" not in following else f"{word}=VALUE"
             raise click.UsageError(f"{word!r} is no setting; a setting is written {example}", ctx)
@@ -181,7 +182,7 @@ def _meant(option: str, given: list[str]) -> str:
     """``--seed 3`` and ``--seed=3`` -> how to say it."""
     name = option.lstrip("-").replace("-", "_")
     value = "VALUE"
-    for word, following in zip(given, (*given[1:], ""), strict=True):
+    for word, following in pairwise((*given, "")):
         if word.startswith(f"{option}="):
             value = word.partition("=")[2]
         elif word == option and following and not following.startswith("-") and "=" not in following:

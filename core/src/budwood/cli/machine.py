@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from budwood.cli.output import Answer, say
@@ -18,6 +20,6 @@ def doctor() -> Answer:
 
     findings = machine.doctor()
     for finding in findings:
-        say(f"{finding.level:7}  {finding.what}" + (f"  -> {finding.do}" if finding.do else ""))
-    data = [{"level": f.level, "what": f.what, "do": f.do} for f in findings]
+        say(f"{finding.level:5}  {finding.topic:10}  {finding.what}" + (f"  -> {finding.do}" if finding.do else ""))
+    data = [asdict(finding) for finding in findings]
     return Answer(data, 1 if any(f.level == "error" for f in findings) else 0)

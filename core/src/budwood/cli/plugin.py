@@ -119,9 +119,9 @@ def check(name: str) -> Answer:
 
     findings = check_plugin(name)
     for finding in findings:
-        say(f"{finding.level:7}  {finding.what}" + (f"  -> {finding.do}" if finding.do else ""))
+        say(f"{finding.level:5}  {finding.what}" + (f"  -> {finding.do}" if finding.do else ""))
     errors = sum(finding.level == "error" for finding in findings)
-    warnings = sum(finding.level == "warning" for finding in findings)
+    warnings = sum(finding.level == "warn" for finding in findings)
     say(f"{name}: {errors} errors, {warnings} warnings")
     data = {"plugin": name, "findings": [{"level": f.level, "what": f.what, "do": f.do} for f in findings]}
     return Answer(data, 1 if errors else 0)
