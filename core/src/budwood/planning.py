@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,3 +65,8 @@ def plan(loaded: config.Loaded, folder: Path | None) -> Plan:
     capabilities = activation.ask("capabilities", adapter, run=run_for(adapter), target=None)
     contributions = compose.contributions(activation, run_for, capabilities)
     return Plan(data, model, activation, capabilities, contributions, run_for)
+
+
+def explain(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Plan:
+    """What a run would do: its resolved configuration and which contribution binds to which seam, in order."""
+    return plan(config.load(source, overrides), None)

@@ -10,16 +10,11 @@ from budwood import config, machine
 from budwood.api import CheckpointError, ConfigError, Evaluation, StateTree, Trainer
 from budwood.checkpoint import Checkpoints
 from budwood.folder import RunFolder, default_output, find_run, new_folder, prepare_output
-from budwood.planning import Plan, plan
+from budwood.planning import Plan, explain, plan
 from budwood.progress import Progress, silent
 from budwood.training import Result, train
 
 __all__ = ["Plan", "Result", "evaluate", "explain", "export", "resume", "run"]
-
-
-def explain(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Plan:
-    """What a run would do: its resolved configuration and which contribution binds to which seam, in order."""
-    return plan(config.load(source, overrides), None)
 
 
 def run(

@@ -27,7 +27,7 @@ def explain(config: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     import yaml
 
     from budwood.redact import redact
-    from budwood.run import explain as resolve
+    from budwood.planning import explain as resolve
 
     plan = resolve(config, overrides)
     data = redact(plan.data)
