@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
+TRAINING_RETURN = ("rollout/return_mean", "rollout/ep_rew_mean")
+EVALUATED_RETURN = "eval/return_mean"
+
 SHOWN = (
-    ("return", ("rollout/return_mean", "rollout/ep_rew_mean")),
-    ("evaluated", ("eval/return_mean",)),
+    ("return", TRAINING_RETURN),
+    ("evaluated", (EVALUATED_RETURN,)),
     ("loss", ("train/loss", "loss")),
 )
 """Label -> the metrics it may come from, the first one present."""
