@@ -92,7 +92,9 @@ class Charts:
                     axes.plot(series.x, series.y, color=color, label=series.label)
                 else:
                     raise ValueError(f"there is no style {series.style!r}; there are line, points and step")
-            axes.set(xlabel=figure.x_label, ylabel=figure.y_label, yscale="log" if figure.y_log else "linear")
+            axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
+            if figure.y_log:
+                _logarithmic(axes)
             if max((max(series.x, default=0) for series in figure.series), default=0) >= 10_000:
                 _count_in_thousands(axes)
 
@@ -121,6 +123,17 @@ def _count_in_thousands(axes: Axes) -> None:
     from matplotlib.ticker import EngFormatter
 
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Ticks as plain numbers, those between the powers of ten only within one decade."""
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    plain = StrMethodFormatter("{x:g}")
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain if high < 10 * low else NullFormatter())
 
 
 def _inline(document: str, prefix: str) -> str:

@@ -206,7 +206,9 @@ def number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``7 s``, ``2:05``, ``1:02:03``, ``3 d 4 h``."""
+    """``0.4 s``, ``17 s``, ``2:05``, ``1:02:03``, ``3 d 4 h``."""
+    if 0 < seconds < 9.95:
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
 
 from budwood.api import Contributed, Evaluation, History, ReportSection
 from budwood.charts import Charts, sparkline
+from budwood.compose import KINDS, Binding
 from budwood.folder import write_atomically
 from budwood.progress import TRAINING_RETURN, duration, number
 
-if TYPE_CHECKING:
-    from budwood.compose import Binding
-
 FILE = "report.html"
 RESAMPLES = 10_000
+FEW = 5
+"""Fewer episodes than this get no interval: a bootstrap of them says little."""
 
 
 def write(
@@ -77,7 +77,8 @@ def _summary(
     evaluations: Sequence[tuple[int, Evaluation]],
     timing: Mapping[str, float],
 ) -> str:
-    steps = max((step for series, _ in history.values() for step in series), default=0)
+    logged = (step for steps, _ in history.values() for step in steps)
+    steps = max((*logged, *(step for step, _ in evaluations)), default=0)
     tiles = [
         ("status", escape(status), ""),
         ("steps", f"{steps:,}", ""),
@@ -90,8 +91,10 @@ def _summary(
     ]
     if evaluations:
         _, last = evaluations[-1]
-        low, high = interval(last.returns)
-        note = f"95 % interval {number(low)} to {number(high)}, {len(last.returns)} episodes of this one run"
+        note = f"mean of {len(last.returns)} episodes, too few for an interval"
+        if len(last.returns) >= FEW:
+            low, high = interval(last.returns)
+            note = f"95 % interval {number(low)} to {number(high)}, {len(last.returns)} episodes of this one run"
         tiles.insert(1, ("final return", number(float(last.returns.mean())), note))
     cells = "".join(
         f'<div class="tile"><dt>{name}</dt><dd>{value}</dd><p>{note}</p></div>' for name, value, note in tiles
@@ -115,7 +118,7 @@ def _section(charts: Charts, item: Contributed[ReportSection]) -> str:
     drawn = []
     for figure in section.figures:
         try:
-            drawn.append(f"<figure>{charts.figure(figure)}<figcaption>{escape(figure.title)}</figcaption></figure>")
+            drawn.append(f"<figure><h3>{escape(figure.title)}</h3>{charts.figure(figure)}</figure>")
         except (TypeError, ValueError) as error:
             drawn.append(f'<p class="bad">{escape(figure.title)} could not be drawn: {escape(str(error))}.</p>')
     parts = [
@@ -133,7 +136,7 @@ def _bindings(bindings: Sequence[Binding]) -> str:
         {
             "order": binding.order,
             "plugin": binding.who,
-            "contribution": f"{binding.kind.replace('_', ' ')}: {binding.name}",
+            "contribution": f"{KINDS[binding.kind]} {binding.name}",
             "seam": binding.place,
             "grade": binding.grade,
         }
@@ -225,7 +228,7 @@ body { margin: 0; background: var(--back); color: var(--ink); line-height: 1.55;
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 1.65rem; line-height: 1.25; margin: 0 0 1.5rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin: 0 0 .9rem; }
+h2 { font-size: 1.1rem; margin: 0 0 .9rem; } h3 { font-size: .92rem; font-weight: 600; margin: 0 0 .3rem; }
 .name { margin: 0; color: var(--s0); font-weight: 600; font-size: .85rem; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1.25rem 1.4rem;
   margin-top: 1.1rem; }
@@ -234,7 +237,8 @@ section p { max-width: 46rem; margin: 0 0 .8rem; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .85rem 1rem; }
 dt { color: var(--soft); font-size: .82rem; } dd { margin: 0; font-size: 1.35rem; font-weight: 600; }
 .tile p { margin: .2rem 0 0; color: var(--soft); font-size: .78rem; line-height: 1.35; }
-.who { float: right; color: var(--soft); font-size: .8rem; font-weight: 400; }
+section > h2 { display: flex; flex-wrap: wrap; justify-content: space-between; align-items: baseline; column-gap: 1rem; }
+.who { color: var(--soft); font-size: .8rem; font-weight: 400; }
 figure { margin: 0; } figcaption { color: var(--soft); font-size: .85rem; margin-top: .3rem; }
 figure svg { width: 100%; height: auto; display: block; } svg text { font-family: inherit !important; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1.2rem;

@@ -26,8 +26,9 @@ def explain(config: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     """
     import yaml
 
-    from budwood.redact import redact
+    from budwood.compose import KINDS
     from budwood.planning import explain as resolve
+    from budwood.redact import redact
 
     plan = resolve(config, overrides)
     data = redact(plan.data)
@@ -35,7 +36,7 @@ def explain(config: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     say(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
     say()
     title(f"bindings to {plan.capabilities.trainer}")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "order": binding.order,
             "plugin": binding.plugin,
@@ -48,7 +49,10 @@ def explain(config: str, overrides: tuple[str, ...]) -> dict[str, Any]:
         for binding in plan.bindings
     ]
     if rows:
-        table(rows, ["order", "who", "kind", "contribution", "grade", "seam"])
+        table(
+            [{**row, "kind": KINDS[row["kind"]]} for row in rows],
+            ["order", "who", "kind", "contribution", "grade", "seam"],
+        )
     else:
         say("none: this is the bare trainer")
     return {"config": data, "trainer": plan.capabilities.trainer, "bindings": rows}
