@@ -95,13 +95,12 @@ class _Findings:
         self.errors.append(BindingError(what, where=f"plugins.{item.plugin}", who=item.who, do=do))
 
     def close(self) -> None:
-        if len(self.errors) == 1:
+        distinct = {str(error): error for error in self.errors}
+        if len(distinct) == 1:
             raise self.errors[0]
-        if self.errors:
+        if distinct:
             kind = BindingError if all(isinstance(error, BindingError) for error in self.errors) else PluginError
-            raise kind(
-                f"{len(self.errors)} contributions do not fit", problems=tuple(str(error) for error in self.errors)
-            ) from self.errors[0]
+            raise kind(f"{len(distinct)} contributions do not fit", problems=tuple(distinct)) from self.errors[0]
 
 
 def contributions(

@@ -1,0 +1,66 @@
+"""Distributions that exist only in a test's folder, and plugins that exist only in memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from budwood import plugins
+from budwood.plugins import Active, Installed
+
+
+class Site:
+    """A folder on ``sys.path``; its distributions are the only ones that discovery sees."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(
+        self,
+        distribution: str,
+        version: str,
+        entries: Mapping[str, str],
+        source: Mapping[str, str] | None = None,
+        requires: str = "",
+    ) -> None:
+        """Write ``entries`` (name -> module:object), the ``source`` of modules, and ``requires``, a Requires-Dist line."""
+        info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        lines = [f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}"]
+        (info / "METADATA").write_text("\n".join([*lines, *([f"Requires-Dist: {requires}"] if requires else []), ""]))
+        listed = "\n".join(f"{name} = {value}" for name, value in entries.items())
+        (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{listed}\n")
+        for module, text in (source or {}).items():
+            (self.folder / f"{module}.py").write_text(text)
+        plugins._scan.cache_clear()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    everything = metadata.distributions
+    monkeypatch.setattr(metadata, "distributions", lambda: everything(path=[str(folder)]))
+    monkeypatch.syspath_prepend(str(folder))
+    plugins._scan.cache_clear()
+    before = set(sys.modules)
+    yield Site(folder)
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
+            del sys.modules[name]
+    plugins._scan.cache_clear()
+
+
+@pytest.fixture
+def in_memory() -> Callable[..., Active]:
+    """(name, instance, version) -> the plugin as if it came from ``budwood-<name>``."""
+
+    def make(name: str, instance: object, version: str = "1.0") -> Active:
+        entry = metadata.EntryPoint(name, f"{name}:Plugin", plugins.GROUP)
+        return Active(Installed(name, entry.value, f"budwood-{name.replace('_', '-')}", version, "", entry), instance)
+
+    return make
