@@ -38,11 +38,16 @@ OWNED: Mapping[str, str] = {
 """Constructor arguments that a configuration may not set, and why."""
 
 LOSS_INPUTS_ON_POLICY = frozenset(
-    "obs actions log_prob old_log_prob advantages returns values old_values entropy clip_range policy".split()
-)
+    (
+        "obs", "actions", "log_prob", "old_log_prob", "advantages", "returns", "values", "old_values", "entropy",
+        "clip_range", "policy",
+    )
+)  # fmt: skip
 LOSS_INPUTS_SAC = frozenset(
-    "obs actions log_prob replay_actions next_obs rewards dones q_values ent_coef policy".split()
-)
+    (
+        "obs", "actions", "log_prob", "replay_actions", "next_obs", "rewards", "dones", "q_values", "ent_coef", "policy",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

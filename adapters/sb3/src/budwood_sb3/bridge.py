@@ -28,26 +28,37 @@ class StopTraining(Exception):  # noqa: N818
 
 
 class Bridge(BaseCallback):
-    """Reports boundaries. ``begin()`` is called once before the first rollout, when ``learn`` has set everything up."""
+    """Reports boundaries. ``begin()`` is called once before the first rollout, when ``learn`` has set everything up.
 
-    _on_step = True.__bool__  # type: ignore[assignment]  # called every step: no Python frame
+    ``rollout_started``: the trainer stands between the start of a rollout and its first step, not after its last update.
+    """
+
+    _on_step = True.__bool__  # called every step: no Python frame
 
     def __init__(self, events: TrainerEvents, begin: Callable[[], None]) -> None:
         super().__init__()
         self.events = events
+        self.rollout_started = False
         self._begin: Callable[[], None] | None = begin
 
     def _on_rollout_start(self) -> None:
+        self.rollout_started = True
         if self._begin is not None:
-            begin, self._begin = self._begin, None
-            begin()
-            self.events.start()
+            self._open(self._begin)
         elif self.model.num_timesteps >= self.events.next_boundary and not self.events.boundary(
             self.model.num_timesteps
         ):
             raise StopTraining
 
+    def _open(self, begin: Callable[[], None]) -> None:
+        self._begin = None
+        begin()
+        self.events.start()
+
     def _on_training_end(self) -> None:
+        self.rollout_started = False
+        if self._begin is not None:  # there was nothing left to train
+            self._open(self._begin)
         self.events.boundary(self.model.num_timesteps)
 
 

@@ -75,13 +75,23 @@ class TermRollout:
 
     _source: TermVecEnv | None
     _advantage: Contributed[AdvantageFn] | None
+    # what the buffer class itself owns
+    buffer_size: int
+    n_envs: int
+    pos: int
+    generator_ready: bool
+    rewards: Array
+    values: Array
+    episode_starts: Array
+    gamma: float
+    gae_lambda: float
 
     def attach(self, source: TermVecEnv | None, advantage: Contributed[AdvantageFn] | None) -> None:
         self._source, self._advantage = source, advantage
         self._last: tuple[torch.Tensor, Array] | None = None
         self._collected_under: int | None = None
         if source is not None:
-            shape = (self.buffer_size, self.n_envs)  # type: ignore[attr-defined]
+            shape = (self.buffer_size, self.n_envs)
             self.terms = np.zeros((*shape, len(source.columns)))
             self.shaped = np.zeros(shape, dtype=np.float32)
             self._raw_obs = _storage(shape, source.observation_space) if source.combination.needs_obs else None
@@ -89,7 +99,7 @@ class TermRollout:
     def add(self, *args: Any, **kwargs: Any) -> None:
         source = self._source
         if source is not None:
-            row = self.pos  # type: ignore[attr-defined]
+            row = self.pos
             self.terms[row] = source.terms
             self.shaped[row] = source.shaped
             if row == 0:
@@ -104,17 +114,17 @@ class TermRollout:
             super().compute_returns_and_advantage(last_values, dones)  # type: ignore[misc]
         else:
             self.advantages = self._claimed_advantages(last_values, dones, self._advantage)
-            self.returns = self.advantages + self.values  # type: ignore[has-type]
+            self.returns = self.advantages + self.values
 
     def _claimed_advantages(self, last_values: torch.Tensor, dones: Array, claimed: Contributed[AdvantageFn]) -> Array:
         inputs = AdvantageInputs(
-            rewards=self.rewards,  # type: ignore[attr-defined]
-            values=self.values,  # type: ignore[has-type]
-            episode_starts=self.episode_starts,  # type: ignore[attr-defined]
+            rewards=self.rewards,
+            values=self.values,
+            episode_starts=self.episode_starts,
             last_values=last_values.clone().cpu().numpy().flatten(),
             last_dones=dones,
-            gamma=self.gamma,  # type: ignore[attr-defined]
-            gae_lambda=self.gae_lambda,  # type: ignore[attr-defined]
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
         )
         advantages = np.asarray(claimed.value(inputs))
         if advantages.shape != inputs.values.shape or not np.isfinite(advantages).all():
@@ -139,14 +149,14 @@ class TermRollout:
         flat = self.terms.reshape(-1, self.terms.shape[-1])  # (T n, K)
         obs = None if self._raw_obs is None else _flat(self._raw_obs)
         shaped = _combined(source, flat, obs).reshape(self.shaped.shape)  # (T, n)
-        bootstrap = self.rewards.astype(np.float64) - self.shaped  # type: ignore[has-type]
+        bootstrap = self.rewards.astype(np.float64) - self.shaped
         self.rewards = (shaped + bootstrap).astype(np.float32)
         self.shaped = shaped
         self._collected_under = source.combination.version
         self.compute_returns_and_advantage(*last)
 
     def get(self, batch_size: int | None = None) -> Any:
-        if not self.generator_ready and self.stale:  # type: ignore[attr-defined]
+        if not self.generator_ready and self.stale:
             self.relabel()
         return super().get(batch_size)  # type: ignore[misc]
 
@@ -161,10 +171,16 @@ class TermReplay:
     """
 
     _source: TermVecEnv
+    # what the buffer class itself owns
+    buffer_size: int
+    n_envs: int
+    pos: int
+    observations: Any
+    rewards: Array
 
     def attach(self, source: TermVecEnv) -> None:
         self._source = source
-        shape = (self.buffer_size, self.n_envs, len(source.columns))  # type: ignore[attr-defined]
+        shape = (self.buffer_size, self.n_envs, len(source.columns))
         stored = getattr(self, "terms", None)
         if stored is not None and stored.shape == shape:
             return
@@ -175,10 +191,10 @@ class TermReplay:
                 do="Start with an empty replay buffer, or with one saved under the same terms",
             )
         self.terms = np.zeros(shape)
-        self.versions = np.zeros(self.buffer_size, dtype=np.int64)  # type: ignore[attr-defined]
+        self.versions = np.zeros(self.buffer_size, dtype=np.int64)
 
     def add(self, *args: Any, **kwargs: Any) -> None:
-        row = self.pos  # type: ignore[attr-defined]
+        row = self.pos
         self.terms[row] = self._source.terms
         self.versions[row] = self._source.combination.version
         super().add(*args, **kwargs)  # type: ignore[misc]
@@ -190,7 +206,7 @@ class TermReplay:
     def _rows_read(self, batch_inds: Array) -> Array:
         if not isinstance(self, NStepReplayBuffer):
             return batch_inds
-        following = batch_inds[:, None] + np.arange(self.n_steps)  # (B, n_steps)
+        following: Array = batch_inds[:, None] + np.arange(self.n_steps)  # (B, n_steps)
         return following.reshape(-1) % self.buffer_size
 
     def refresh(self, rows: Array) -> None:
@@ -201,9 +217,9 @@ class TermReplay:
             return
         terms = self.terms[old]  # (R, n, K)
         needs_obs = self._source.combination.needs_obs
-        obs = _flat(_rows(self.observations, old)) if needs_obs else None  # type: ignore[attr-defined]
+        obs = _flat(_rows(self.observations, old)) if needs_obs else None
         rewards = _combined(self._source, terms.reshape(-1, terms.shape[-1]), obs)
-        self.rewards[old] = rewards.reshape(terms.shape[:2])  # type: ignore[attr-defined]
+        self.rewards[old] = rewards.reshape(terms.shape[:2])
         self.versions[old] = version
 
     def __reduce__(self) -> Any:
@@ -240,7 +256,6 @@ def bind_replay(buffer: ReplayBuffer, source: TermVecEnv) -> ReplayBuffer:
 def _mixed(buffer: BaseBuffer, mixin: type) -> Any:
     if isinstance(buffer, mixin):
         return buffer
-    cls = _subclass(mixin, type(buffer))
-    bound = cls.__new__(cls)
+    bound: Any = object.__new__(_subclass(mixin, type(buffer)))
     bound.__dict__.update(buffer.__dict__)
     return bound

@@ -56,6 +56,13 @@ class EnvConfig(Config):
     vec: Literal["dummy", "subproc", "envpool"] = "dummy"
     args: dict[str, Any] = Field(default_factory=dict)
     normalize: NormalizeConfig | None = None
+    fast: bool = Field(False, description="hand infos over without copying them; vec: dummy only, same numbers")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.fast and self.vec != "dummy":
+            raise ValueError(f"fast is for vec: dummy, and vec is {self.vec}")
+        return self
 
 
 def value_problems(args: Mapping[str, Any]) -> list[str]:

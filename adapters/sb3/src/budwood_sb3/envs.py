@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from budwood.api import ConfigError
 from budwood_sb3 import env_state
 from budwood_sb3.config import EnvConfig
+from budwood_sb3.fast import FastVecEnv
 
 Role = Literal["train", "eval"]
 WrapEnv = Callable[[Any, str], Any]
@@ -49,14 +50,20 @@ def make(
             source,
             n_envs=count,
             seed=seed,
-            vec_env_cls=SubprocVecEnv if config.vec == "subproc" else DummyVecEnv,
+            vec_env_cls=_vec_class(config),
             env_kwargs=dict(config.args),
-            wrapper_class=_Finish(wrap, role),  # type: ignore[arg-type]  # any callable of one environment will do
+            wrapper_class=_Finish(wrap, role),  # any callable of one environment will do
         )
     except (ImportError, gym.error.DependencyNotInstalled) as error:
         raise missing_dependency(config.id, error) from error
     except TypeError as error:
         raise ConfigError(f"{config.id} refuses its arguments: {error}", where="env.args") from error
+
+
+def _vec_class(config: EnvConfig) -> type[DummyVecEnv] | type[SubprocVecEnv]:
+    if config.vec == "subproc":
+        return SubprocVecEnv
+    return FastVecEnv if config.fast else DummyVecEnv
 
 
 @dataclass

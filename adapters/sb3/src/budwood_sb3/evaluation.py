@@ -11,8 +11,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from budwood.api import Array, Evaluation, StepBatch
-from budwood_sb3 import state
-from budwood_sb3.vec import with_terminal_observations
+from budwood_sb3.generators import generators, set_generators
+from budwood_sb3.vec import ArrayBatch, with_terminal_observations
 
 Observer = Callable[[StepBatch], None]
 
@@ -39,11 +39,11 @@ class Evaluations:
 
 @contextmanager
 def _generators_kept(model: BaseAlgorithm) -> Any:
-    saved = state.generators(model)
+    saved = generators(model)
     try:
         yield
     finally:
-        state.set_generators(model, saved)
+        set_generators(model, saved)
 
 
 def evaluate(
@@ -60,6 +60,7 @@ def evaluate(
     returns: list[float] = []
     lengths: list[int] = []
     act, normalise = _actor(model, venv), _normaliser(model)
+    arrays: Callable[[], Mapping[str, Array]] | None = getattr(venv, "info_arrays", None)
 
     venv.seed(seed)
     obs: Any = venv.reset()
@@ -74,7 +75,10 @@ def evaluate(
         length += 1
         counting = played < quota
         if observer is not None:
-            observer(_batch(counting, obs, actions, next_obs, rewards, dones, infos))
+            batch = _batch(counting, obs, actions, next_obs, rewards, dones, infos)
+            if arrays is not None:
+                batch = _with_arrays(batch, {key: value[counting] for key, value in arrays().items()})
+            observer(batch)
         for i in np.flatnonzero(dones & counting):
             returns.append(float(total[i]))
             lengths.append(int(length[i]))
@@ -121,6 +125,14 @@ def _batch(
     batch.timeouts = np.array([bool(info.get("TimeLimit.truncated", False)) for info in chosen]) & batch.dones
     batch.infos = chosen
     return batch
+
+
+def _with_arrays(batch: StepBatch, arrays: Mapping[str, Array]) -> ArrayBatch:
+    richer = ArrayBatch()
+    for name in StepBatch.__slots__:
+        setattr(richer, name, getattr(batch, name))
+    richer.arrays = arrays
+    return richer
 
 
 def _take(obs: Any, rows: Array) -> Any:

@@ -41,4 +41,4 @@ class SB3:
     def build_graft(self, run: Run, graft: Graft, target: Any) -> Any:
         from budwood_sb3.graft import build
 
-        return build(run, graft, target)
+        return build(graft, target)

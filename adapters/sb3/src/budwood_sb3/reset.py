@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from budwood_sb3 import state
+from budwood_sb3.generators import generators, set_generators
 
 
 def reset_policy(model: BaseAlgorithm, seed: int) -> None:
@@ -16,7 +16,7 @@ def reset_policy(model: BaseAlgorithm, seed: int) -> None:
     Observation statistics, step count and replay buffer stay. Every environment starts a new episode, so that no
     episode spans two policies.
     """
-    generators = state.generators(model)
+    kept = generators(model)
     run_seed, rollout_buffer = model.seed, getattr(model, "rollout_buffer", None)
     model.seed = seed
     with warnings.catch_warnings():
@@ -27,7 +27,7 @@ def reset_policy(model: BaseAlgorithm, seed: int) -> None:
         model.rollout_buffer = rollout_buffer  # type: ignore[attr-defined]  # the rollout loop already holds this one
     assert model.env is not None
     model.env.unwrapped._reset_seeds()  # _setup_model seeded the next episodes as well
-    state.set_generators(model, generators)
+    set_generators(model, kept)
     restart_episodes(model)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ from budwood_sb3.bridge import Bridge, EventWriter, RolloutBridge, StopTraining
 from budwood_sb3.buffers import bind_replay, bind_rollout
 from budwood_sb3.config import EnvConfig, NormalizeConfig, TrainerConfig, native_arguments
 from budwood_sb3.evaluation import Evaluations
+from budwood_sb3.policies import neutral_policy
 from budwood_sb3.reset import reset_policy
+from budwood_sb3.updates import losses_of, with_update
 
 
 class SB3Trainer:
@@ -59,15 +62,13 @@ class SB3Trainer:
         interval = inspect.signature(type(model).learn).parameters["log_interval"].default
         resumed = self._restored is not None
         self.attach(events, interval)
-        try:
+        with suppress(StopTraining):
             model.learn(
                 self.total_steps - model.num_timesteps,
                 callback=self._bridge,
-                log_interval=None if isinstance(self._bridge, RolloutBridge) else interval,
+                log_interval=None if isinstance(self._bridge, RolloutBridge) else interval,  # type: ignore[arg-type]
                 reset_num_timesteps=not resumed,
             )
-        except StopTraining:
-            pass
 
     def attach(self, events: TrainerEvents, log_interval: int | None) -> Bridge:
         """The callback that reports this model's boundaries to ``events``."""
@@ -95,7 +96,8 @@ class SB3Trainer:
             fresh()
 
     def state_dict(self) -> StateTree:
-        return state.model_state(self.native, replay_buffer=self._save_replay_buffer)
+        started = self._bridge is not None and self._bridge.rollout_started
+        return state.model_state(self.native, replay_buffer=self._save_replay_buffer, rollout_started=started)
 
     def load_state_dict(self, saved: StateTree) -> Sequence[str]:
         notes = state.restore_model(self.native, saved)
@@ -121,7 +123,8 @@ class SB3Trainer:
 
     def close(self) -> None:
         self._evaluations.close()
-        self.native.env.close()
+        if self.native.env is not None:
+            self.native.env.close()
 
 
 def build(run: Run, contributions: Contributions) -> SB3Trainer:
@@ -183,12 +186,20 @@ def _model(
     algorithm: Algorithm, config: TrainerConfig, venv: VecEnv, run: Run, contributions: Contributions
 ) -> BaseAlgorithm:
     cls: Any = algorithm.load()
+    losses = losses_of(contributions)
+    if losses is not None:
+        cls = with_update(cls)
     policy: Any = config.policy or default_policy(algorithm, venv.observation_space)
+    if contributions.policy is not None:
+        policy = neutral_policy(contributions.policy)
     arguments = native_arguments(config.args, venv.action_space.shape or ())
     try:
-        return cls(policy, venv, seed=run.seed, device=run.device, **arguments)  # type: ignore[no-any-return]
+        model: BaseAlgorithm = cls(policy, venv, seed=run.seed, device=run.device, **arguments)
     except (AssertionError, TypeError, ValueError) as error:
         raise ConfigError(f"{algorithm.attribute} refuses its arguments: {error}", where="trainer.args") from error
+    if losses is not None:
+        model._losses = losses  # type: ignore[attr-defined]
+    return model
 
 
 def bind_buffers(model: BaseAlgorithm, contributions: Contributions) -> None:

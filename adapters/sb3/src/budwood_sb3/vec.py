@@ -18,11 +18,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from budwood.api import (
     NATIVE,
     Array,
-    Contributed,
     ContributionError,
     Contributions,
     RewardCombination,
-    RewardTerm,
     StateTree,
     StepBatch,
     TermColumn,
@@ -45,17 +43,32 @@ class WeightedSum:
         return terms @ self.weights
 
 
+class ArrayBatch(StepBatch):
+    """A :class:`StepBatch` of environments whose infos are arrays: ``arrays`` maps an info key to (n,)."""
+
+    __slots__ = ("arrays",)
+
+    arrays: Mapping[str, Array]
+
+    def info(self, key: str) -> Array:
+        if key not in self.arrays:
+            known = ", ".join(sorted(self.arrays)) or "none"
+            raise ContributionError(f"the environment gives no info key {key!r}; it gives {known}")
+        return np.asarray(self.arrays[key], dtype=np.float64)
+
+
 class TermVecEnv(VecEnvWrapper):
     """Fills the matrix of reward terms and returns their combination as the reward.
 
     ``terms`` (n, K) float64 and ``shaped`` (n,) float32 hold the last step and are overwritten by the next; buffers copy
-    them. ``acted_on`` is what the policy saw before that step. The returned reward is a fresh array, since Stable-Baselines3 adds the
-    time-limit bootstrap to it in place.
+    them. ``acted_on`` is what the policy saw before that step. The returned reward is a fresh array, since
+    Stable-Baselines3 adds the time-limit bootstrap to it in place.
     """
 
     def __init__(self, venv: VecEnv, contributions: Contributions) -> None:
         super().__init__(venv)
         n, contributed = venv.num_envs, list(contributions.reward_terms)
+        self.contributions = contributions
         self.owners = contributed
         self.columns = (
             TermColumn(NATIVE, 1.0),
@@ -66,7 +79,7 @@ class TermVecEnv(VecEnvWrapper):
         self.combination.bind(self.columns)
         self._combiner = claimed
         self.terms = np.zeros((n, len(self.columns)))
-        self.shaped = np.zeros(n, dtype=np.float32)
+        self.shaped: Array = np.zeros(n, dtype=np.float32)
         self.obs: Any = None
         self.acted_on: Any = None
         self._actions: Array = np.zeros(0)
@@ -77,8 +90,8 @@ class TermVecEnv(VecEnvWrapper):
         self._read_infos = operator.itemgetter(*self._info_keys) if infos else None
         self._info_index = _slice(self._info_columns) if len(infos) > 1 else self._info_columns[0] if infos else None
         self._functions = [(column, term.value.fn) for column, term in enumerate(contributed, 1) if term.value.fn]
-        self._batched_infos: Callable[[], Mapping[str, Array]] | None = getattr(venv, "info_arrays", None)
-        self._batch = StepBatch()
+        self._info_arrays: Callable[[], Mapping[str, Array]] | None = getattr(venv, "info_arrays", None)
+        self._batch = StepBatch() if self._info_arrays is None else ArrayBatch()
         self._batch.rewards = self.terms[:, 0]
         self._no_timeouts = np.zeros(n, dtype=bool)
         self._flat = self.terms.reshape(-1)
@@ -117,14 +130,14 @@ class TermVecEnv(VecEnvWrapper):
         if dones.any():
             self._episodes.extend(self._returns[dones].tolist())
             self._returns[dones] = 0.0
-        return next_obs, self.shaped.copy(), dones, infos  # type: ignore[return-value]
+        return next_obs, self.shaped.copy(), dones, infos
 
     # ---- filling the matrix ----------------------------------------------------------------------------------------
 
     def _fill_from_infos(self, infos: Sequence[Mapping[str, Any]]) -> None:
         try:
-            if self._batched_infos is not None:
-                arrays = self._batched_infos()
+            if self._info_arrays is not None:
+                arrays = self._info_arrays()
                 for column, key in zip(self._info_columns, self._info_keys, strict=True):
                     self.terms[:, column] = arrays[key]
             else:
@@ -136,6 +149,8 @@ class TermVecEnv(VecEnvWrapper):
         batch = self._batch
         batch.obs, batch.actions, batch.dones, batch.infos = obs, self._actions, dones, infos
         batch.next_obs, batch.timeouts = next_obs, self._no_timeouts
+        if isinstance(batch, ArrayBatch) and self._info_arrays is not None:
+            batch.arrays = self._info_arrays()
         if dones.any():
             batch.next_obs = with_terminal_observations(next_obs, dones, infos)
             batch.timeouts = np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos])
@@ -185,7 +200,7 @@ class TermVecEnv(VecEnvWrapper):
 
     def _unreadable(self, infos: Sequence[Mapping[str, Any]]) -> ContributionError:
         """Which term, which environment, which key: looked up only once something went wrong."""
-        arrays = self._batched_infos() if self._batched_infos is not None else None
+        arrays = self._info_arrays() if self._info_arrays is not None else None
         for column, key in zip(self._info_columns, self._info_keys, strict=True):
             rows: Sequence[Mapping[str, Any]] = infos if arrays is None else [arrays]
             for row, info in enumerate(rows):

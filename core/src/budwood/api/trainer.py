@@ -111,6 +111,9 @@ class TrainerEvents(Protocol):
 
     def log(self, metrics: Mapping[str, float], steps: int) -> None: ...
 
+    def finish(self) -> None:
+        """After training. Core calls it for a run; in a grafted script the adapter does."""
+
 
 class Trainer(Protocol):
     """Built by an adapter, driven by core."""
