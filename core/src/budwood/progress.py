@@ -196,13 +196,11 @@ class TerminalLine(_Line):
 
 
 def number(value: float) -> str:
-    """Four figures at most after the point is dropped: 0.0312, 3.14, 1,234."""
-    if value != value or value in (float("inf"), float("-inf")):
-        return str(value)
+    """As short as it stays useful: ``0.0312``, ``3.14``, ``123.5``, ``1,234``."""
     size = abs(value)
-    if size >= 1000:
+    if size >= 1000 and size != float("inf"):
         return f"{value:,.0f}"
-    return f"{value:.1f}" if size >= 100 else f"{value:.3g}"
+    return f"{value:.4g}" if size >= 100 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:

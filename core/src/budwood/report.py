@@ -17,7 +17,7 @@ from budwood.folder import write_atomically
 from budwood.progress import TRAINING_RETURN, duration, number
 
 FILE = "report.html"
-RESAMPLES = 10_000
+RESAMPLES = 2_000
 FEW = 5
 """Fewer episodes than this get no interval: a bootstrap of them says little."""
 

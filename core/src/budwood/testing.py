@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -123,13 +124,38 @@ def _package(item: Installed) -> Iterator[Finding]:
 
 
 def _import_cost(item: Installed) -> Iterator[Finding]:
+    """Import the module in a process of its own, where a heavy library only notes that somebody wanted it."""
     module = item.value.partition(":")[0]
-    code = f"import json, sys, importlib; importlib.import_module({module!r}); print(json.dumps(list(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode == 0:
-        imported = set(json.loads(done.stdout.splitlines()[-1]))
-        if heavy := [name for name in HEAVY if name in imported]:
-            yield Finding("error", f"importing {module} imports {', '.join(heavy)}", "Import them inside the hooks")
+    done = subprocess.run(
+        [sys.executable, "-c", _PROBE, module, *HEAVY],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if wanted := done.stdout.split():
+        yield Finding("error", f"importing {module} imports {', '.join(wanted)}", "Import them inside the hooks")
+
+
+_PROBE = """
+import importlib, sys
+from importlib.machinery import ModuleSpec
+
+class Probe:
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self) if name in sys.argv[2:] else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        print(module.__name__, flush=True)
+        raise ImportError(module.__name__)
+
+sys.meta_path.insert(0, Probe())
+importlib.import_module(sys.argv[1])
+"""
 
 
 # ---- configuration and contributions ----------------------------------------------------------------------------------

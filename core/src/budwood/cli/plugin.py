@@ -9,7 +9,7 @@ import click
 
 from budwood.cli.groups import GROUP, Command, LazyGroup
 from budwood.cli.output import Answer, say, table
-from budwood.plugins import Installed, entry_points, installed
+from budwood.plugins import Installed, entry_points, installed, unreadable
 
 
 @click.command()
@@ -56,8 +56,8 @@ def _described(item: Installed, hooks: bool) -> dict[str, Any]:
 
 
 def _notes() -> list[str]:
-    """Names that two distributions, or a distribution and budwood itself, both want."""
-    notes = []
+    """What cannot be read, and names that two distributions, or a distribution and budwood itself, both want."""
+    notes = list(unreadable())
     items = installed()
     for name in sorted({item.name for item in items}):
         owners = [item.who for item in items if item.name == name]
@@ -122,6 +122,6 @@ def check(name: str) -> Answer:
         say(f"{finding.level:5}  {finding.what}" + (f"  -> {finding.do}" if finding.do else ""))
     errors = sum(finding.level == "error" for finding in findings)
     warnings = sum(finding.level == "warn" for finding in findings)
-    say(f"{name}: {errors} errors, {warnings} warnings")
+    say(f"{name}: errors {errors}, warnings {warnings}")
     data = {"plugin": name, "findings": [{"level": f.level, "what": f.what, "do": f.do} for f in findings]}
     return Answer(data, 1 if errors else 0)
