@@ -118,7 +118,7 @@ def safe_name(name: str) -> str:
     """``name`` as MLflow accepts it. A name that had to change ends in a digest, so that two never become one."""
     parts = (re.sub(r"[^\w.\- :]", "_", part) for part in name.split("/"))
     safe = "/".join(part for part in parts if part not in ("", ".", ".."))
-    if safe == name and len(name) <= NAME_LENGTH:
+    if name and safe == name and len(name) <= NAME_LENGTH:
         return name
     return f"{safe[: NAME_LENGTH - 9]}-{zlib.crc32(name.encode()):08x}"
 

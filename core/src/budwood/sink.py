@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from budwood import journal
 from budwood.api.errors import BudwoodError
@@ -46,9 +47,10 @@ class Sink:
                 uri, self.known = event.data["uri"], offset
         if uri is None:
             raise BudwoodError("the run is not tracked", where=str(folder))
-        if uri != self.state.uri or not self._at_line_start(self.state.position):
-            self.state = State(uri=uri, mlflow_run_id=self.state.mlflow_run_id if uri == self.state.uri else None)
+        if uri != self.state.uri:
+            self.state = State(uri=uri)
         self.uri: str = uri
+        self.address = full_address(uri)
         self.sent_before = journal.taken_back(self.path, self.state.position)
 
     def run(self, deadline: float) -> None:
@@ -72,23 +74,39 @@ class Sink:
             else:
                 wait = RETRY_SECONDS[0]
                 if not written:
-                    self._keep(phase="done")
+                    self._keep(phase="done", error="")
                     return
                 time.sleep(POLL_SECONDS)
 
     def send(self) -> bool:
         """Everything that is in the journal now. False: another sink has to go on, for the run moved to another store."""
-        for end, events in groups(journal.scan(self.path, self.state.position)):
+        found = list(groups(journal.scan(self.path, self.state.position)))
+        if found:
+            self._to_disk()
+        for end, events in found:
             first = events[0]
             if first.kind == "run" and end > self.known and first.data["uri"] != self.uri:
                 return False
             if self.store is None:
-                from budwood.mlflow_store import Store
-
-                self.store = Store(full_address(self.uri))
+                self.store = self._connect()
             self._deliver(self.store, events, end)
             self._keep(position=end, sent=self.state.sent + len(events), phase="sending", error="")
         return True
+
+    def _to_disk(self) -> None:
+        """What MLflow gets must outlive a power failure here: a resume that did not know of it would send it again."""
+        with self.path.open("rb") as file:
+            os.fsync(file)
+
+    def _connect(self) -> Store:
+        from budwood.mlflow_store import Store
+
+        parts = urlsplit(self.address)
+        if parts.scheme in ("http", "https") and parts.password:  # MLflow would print it with every error
+            os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
+            os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
+            return Store(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
+        return Store(self.address)
 
     def _deliver(self, store: Store, events: list[Event], end: int) -> None:
         first = events[0]
@@ -127,24 +145,20 @@ class Sink:
             _say(f"{event.data['path']} is gone and could not be kept as an artifact")
 
     def _failed(self, error: Exception) -> None:
-        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        reason = self._without_secrets(" ".join(str(error).split()) or type(error).__name__)[:500]
         if reason != self.state.error:
-            _say("".join(traceback.format_exception(error)))
+            _say(self._without_secrets("".join(traceback.format_exception(error))))
         self._keep(phase="unreachable", error=reason)
+
+    def _without_secrets(self, text: str) -> str:
+        password = urlsplit(self.address).password
+        return text.replace(password, "***") if password else text
 
     def _keep(self, **changes: object) -> None:
         state = replace(self.state, **changes)  # type: ignore[arg-type]
         if state != self.state:
             self.state = state
             state.save(self.folder)
-
-    def _at_line_start(self, position: int) -> bool:
-        """False only if the machine went down before the disk had what was sent: then everything is sent once more."""
-        if position == 0:
-            return True
-        with self.path.open("rb") as file:
-            file.seek(position - 1)
-            return file.read(1) == b"\n"
 
 
 def groups(entries: Iterator[tuple[int, Event]]) -> Iterator[tuple[int, list[Event]]]:

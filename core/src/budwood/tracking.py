@@ -57,7 +57,10 @@ class State:
 
     def save(self, folder: Path) -> None:
         beside = folder / f".{STATE}"
-        beside.write_text(json.dumps(asdict(self), indent=2))
+        with beside.open("w") as file:
+            json.dump(asdict(self), file, indent=2)
+            file.flush()
+            os.fsync(file)
         beside.replace(folder / STATE)
 
 
