@@ -49,7 +49,7 @@ def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress 
         return train(folder, planned, trainer, None, notes, progress or silent())
     path, damaged = found
     state, meta = Checkpoints(folder.checkpoints, 1).load(path)
-    _check_origin(planned.data, meta, path)
+    _check_origin(planned, meta["config"], path)
     trainer = planned.build_trainer()
     _check_unfinished(folder, trainer)
     notes = [
@@ -121,8 +121,10 @@ def _newest(folder: RunFolder) -> tuple[StateTree, Mapping[str, Any], Path]:
     return state, meta, found[0]
 
 
-def _check_origin(data: Mapping[str, Any], meta: Mapping[str, Any], path: Path) -> None:
-    changed = config.differing(meta["config"], data)
+def _check_origin(planned: Plan, trained_with: Mapping[str, Any], path: Path) -> None:
+    """``trained_with`` is resolved anew, so that a key this version adds counts with its default."""
+    before = config.resolve(config.load(trained_with), planned.activation).data
+    changed = config.differing(before, planned.data)
     if changed:
         raise CheckpointError(
             f"this checkpoint comes from another configuration: {', '.join(changed)} changed",

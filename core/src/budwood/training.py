@@ -94,7 +94,7 @@ def train(
             for artifact in (paths["report"], paths["native"], paths["checkpoint"]):
                 events.artifact(Path(artifact))
             folder.write_status(status=status, ended=time.time(), steps=session.steps, latest=session.latest)
-            events.status("finished" if status == "stopped" else status)
+            events.status("interrupted" if session.interrupted else "finished")
         except BaseException as error:
             _record_failure(folder, events, error)
             raise
