@@ -16,7 +16,6 @@ import pytest
 from budwood import plugins, run
 from budwood.api import ConfigError, Evaluation
 from budwood.cli import COMMANDS, cli, main
-from budwood.cli.groups import GROUP
 from budwood.training import Result
 
 HEAVY = ("torch", "numpy", "pydantic", "mlflow", "trl", "lerobot", "transformers", "stable_baselines3", "rich", "yaml")
@@ -60,7 +59,11 @@ def offer(site: Any) -> Any:
         site.add(distribution, "1.0", {}, source)
         info = next(site.folder.glob(f"{distribution.replace('-', '_')}-*"))
         with (info / "entry_points.txt").open("a") as handle:
-            handle.write(f"[{GROUP}]\n" + "\n".join(f"{name} = {value}" for name, value in commands.items()) + "\n")
+            handle.write(
+                f"[{plugins.COMMAND_GROUP}]\n"
+                + "\n".join(f"{name} = {value}" for name, value in commands.items())
+                + "\n"
+            )
         plugins._scan.cache_clear()
 
     return add

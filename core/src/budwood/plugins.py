@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from budwood.api import Contributed
 
 GROUP = "budwood.plugins"
+COMMAND_GROUP = "budwood.commands"
 
 
 def snake(name: str) -> str:
@@ -64,29 +65,33 @@ class Active:
 
 
 @cache
-def _scan(group: str) -> tuple[tuple[Installed, ...], tuple[str, ...]]:
-    found: dict[tuple[str, str], Installed] = {}
+def _scan() -> tuple[Mapping[str, tuple[Installed, ...]], tuple[str, ...]]:
+    """One pass over the metadata of everything installed: group -> entries, and what cannot be read."""
+    found: dict[str, dict[tuple[str, str], Installed]] = {GROUP: {}, COMMAND_GROUP: {}}
     broken: list[str] = []
     for dist in metadata.distributions():
         try:
-            for entry in (entry for entry in dist.entry_points if entry.group == group):
-                distribution = dist.metadata["Name"]
-                item = Installed(snake(entry.name), entry.value, distribution, dist.version, _range(dist), entry)
-                found.setdefault((item.name, kebab(distribution)), item)
+            entries = [entry for entry in dist.entry_points if entry.group in found]
+            if not entries:
+                continue
+            distribution, version, requires = dist.metadata["Name"], dist.version, _range(dist)
+            for entry in entries:
+                item = Installed(snake(entry.name), entry.value, distribution, version, requires, entry)
+                found[entry.group].setdefault((item.name, kebab(distribution)), item)
         except Exception as error:  # noqa: BLE001  somebody's damaged metadata may fail in any way
             folder = getattr(dist, "_path", "a distribution")
             broken.append(f"{folder}: its metadata cannot be read ({type(error).__name__}: {error})")
-    return tuple(found[key] for key in sorted(found)), tuple(broken)
+    return {group: tuple(items[key] for key in sorted(items)) for group, items in found.items()}, tuple(broken)
 
 
 def entry_points(group: str) -> tuple[Installed, ...]:
     """All entries of ``group``, sorted by name then distribution; nothing is imported."""
-    return _scan(group)[0]
+    return _scan()[0][group]
 
 
 def unreadable() -> tuple[str, ...]:
     """Distributions whose metadata cannot be read, one sentence each; they are left out of :func:`installed`."""
-    return _scan(GROUP)[1]
+    return _scan()[1]
 
 
 def _range(dist: metadata.Distribution) -> str:

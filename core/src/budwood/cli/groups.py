@@ -11,9 +11,8 @@ from typing import Any
 
 import click
 
-from budwood.plugins import Installed, entry_points, snake
+from budwood.plugins import COMMAND_GROUP, Installed, entry_points, snake
 
-GROUP = "budwood.commands"
 DEMO = "demo."
 
 
@@ -107,14 +106,16 @@ class Root(LazyGroup):
     """All commands, with those of the entry-point group ``budwood.commands``."""
 
     def added(self) -> dict[str, list[Installed]]:
-        return _by_name((item.entry.name, item) for item in entry_points(GROUP) if not item.entry.name.startswith(DEMO))
+        return _by_name(
+            (item.entry.name, item) for item in entry_points(COMMAND_GROUP) if not item.entry.name.startswith(DEMO)
+        )
 
 
 class Demos(LazyGroup):
     """The entries called ``demo.<plugin>`` of the same group, in any spelling of the plugin's name."""
 
     def added(self) -> dict[str, list[Installed]]:
-        named = ((item.entry.name.removeprefix(DEMO), item) for item in entry_points(GROUP))
+        named = ((item.entry.name.removeprefix(DEMO), item) for item in entry_points(COMMAND_GROUP))
         return _by_name((snake(name), item) for name, item in named if name != item.entry.name)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from budwood.cli.groups import GROUP, Command, LazyGroup
+from budwood.cli.groups import Command, LazyGroup
 from budwood.cli.output import Answer, say, table
-from budwood.plugins import Installed, entry_points, installed, unreadable
+from budwood.plugins import COMMAND_GROUP, Installed, entry_points, installed, unreadable
 
 
 @click.command()
@@ -65,7 +65,7 @@ def _notes() -> list[str]:
             notes.append(f"{' and '.join(owners)} both provide {name!r}; using it is an error until one is uninstalled")
     from budwood.cli import COMMANDS
 
-    for item in entry_points(GROUP):
+    for item in entry_points(COMMAND_GROUP):
         if item.entry.name in COMMANDS:
             notes.append(f"{item.who} offers a command {item.entry.name!r}, which is budwood's own; it is left out")
     return notes
