@@ -1,0 +1,158 @@
+"""The section ``plugins.reward_shaping`` of a run."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from budwood.api import Config
+
+Scale = float | Literal["auto"] | None
+Baseline = Literal["oracle", "uniform", "constant_reset", "gradient", "gradient_reset", "random"]
+
+
+class InlineTerm(Config):
+    """A term written in the configuration: ``factor`` times an info key of the environment."""
+
+    name: str = Field(min_length=1)
+    info: str
+    factor: float = 1.0
+    sign: Literal["+", "-"] | None = None
+
+
+class CriterionConfig(Config):
+    """``stat`` over an episode of ``source`` must be ``op`` ``threshold``.
+
+    ``source`` is a signal or term of the environment's pack, one of ``action_sq``, ``native`` and ``step``, or an info key.
+    """
+
+    name: str = Field(min_length=1)
+    source: str
+    stat: Literal["final", "sum", "mean", "max", "min"]
+    op: Literal[">=", "<="]
+    threshold: float
+
+
+class WeightsConfig(Config):
+    """One positive weight a term, the same in every state. ``w_task`` is the weight of the task's own sparse reward.
+
+    ``scale`` multiplies a term before its weight: a number, null for 1, or ``auto`` for one over the standard deviation of
+    the term's discounted return in the first rollout, frozen from then on. A mapping gives each term its own.
+    """
+
+    param: Literal["static"] = "static"
+    w_task: float = Field(default=1.0, ge=0)
+    bounds: list[float] = Field(default=[0.1, 10.0], min_length=2, max_length=2)
+    scale: Scale | dict[str, Scale] = "auto"
+    initial: dict[str, float] | None = Field(default=None, description="weight of every term at the start; null: all 1")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.bounds
+        if not 0 < low < high:
+            raise ValueError("bounds: needs 0 < lowest < highest")
+        outside = [name for name, weight in (self.initial or {}).items() if not low <= weight <= high]
+        if outside:
+            raise ValueError(f"initial: {', '.join(outside)} lies outside the bounds {low:g} to {high:g}")
+        scales = self.scale.values() if isinstance(self.scale, dict) else [self.scale]
+        if any(isinstance(scale, float | int) and scale <= 0 for scale in scales):
+            raise ValueError("scale: a number must be positive; penalties carry their sign in the term")
+        return self
+
+
+class OuterConfig(Config):
+    """The loop over weights: ``inner_iterations`` updates of the trainer for each of ``steps`` evaluations."""
+
+    steps: int = Field(default=30, ge=0, description="how many weight vectors are evaluated; 0: weights stay fixed")
+    inner_iterations: int = Field(default=120, ge=1)
+    estimator: Literal["one_step"] = "one_step"
+    lr: float = Field(default=0.35, gt=0, description="length of a gradient step in log-weights")
+    alpha: float = Field(default=0.05, gt=0, description="length of the virtual policy step")
+    rollouts: int = Field(default=8, ge=1, description="how many last rollouts the gradient is averaged over")
+    episodes: int = Field(default=20, ge=1, description="evaluation episodes")
+    consecutive: int = Field(default=2, ge=1, description="successful evaluations in a row that end the search")
+    stall_window: int = Field(default=3, ge=1)
+    stall_delta: float = Field(default=0.02, ge=0)
+    reset_on_gradient: bool = True
+
+
+class ExploreConfig(Config):
+    """Jumps to novel weights when the search stalls."""
+
+    variant: Literal["jump"] = "jump"
+    novelty: Literal["rnd", "maxmin", "uniform"] = "rnd"
+    candidates: int = Field(default=64, ge=1)
+    p_target: float = Field(default=0.9, gt=0, le=1, description="task performance that counts as success")
+    probability: list[float] = Field(
+        default=[0.2, 1.0], min_length=2, max_length=2, description="of a jump when stalled"
+    )
+    beta: float = Field(default=0.0, ge=0, description="weight of the performance seen nearby beside novelty")
+    reset: Literal["fresh", "none"] = "fresh"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.probability
+        if not 0 <= low <= high <= 1:
+            raise ValueError("probability: needs 0 <= lowest <= highest <= 1")
+        return self
+
+
+class ShapingConfig(Config):
+    """Heuristic terms, the criteria that say whether the task is done, and the search over the terms' weights."""
+
+    terms: list[str | InlineTerm] = Field(min_length=1, description="names from the environment's pack, or info keys")
+    pack: str | None = Field(default=None, description="environment id whose terms are used; default: the run's own")
+    criteria: list[CriterionConfig] = Field(default_factory=list)
+    task_mode: Literal["all", "fraction"] = Field(
+        default="all", description="task reward of an episode: all criteria met, or the part met"
+    )
+    weights: WeightsConfig = WeightsConfig()
+    outer: OuterConfig | None = Field(default=OuterConfig(), description="null: the weights stay fixed")
+    explore: ExploreConfig = ExploreConfig()
+    baseline: Baseline | None = Field(default=None, description="the same loop with parts switched off, for comparison")
+
+    @property
+    def names(self) -> list[str]:
+        return [term if isinstance(term, str) else term.name for term in self.terms]
+
+    @property
+    def searches(self) -> OuterConfig | None:
+        """The outer loop, None if the weights stay fixed."""
+        return self.outer if self.outer is not None and self.outer.steps > 0 else None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        problems = [*self._name_problems(), *self._search_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _name_problems(self) -> list[str]:
+        names, problems = self.names, []
+        if "task" in names:
+            problems.append("terms: 'task' follows from the criteria and is not listed; its weight is weights.w_task")
+        problems += [f"terms: {name!r} is listed twice" for name in sorted({n for n in names if names.count(n) > 1})]
+        criteria = [criterion.name for criterion in self.criteria]
+        problems += [f"criteria: {n!r} is used twice" for n in sorted({n for n in criteria if criteria.count(n) > 1})]
+        scales = self.weights.scale if isinstance(self.weights.scale, dict) else {}
+        for key, given in (("initial", self.weights.initial), ("scale", scales)):
+            if given and set(given) != set(names):
+                problems.append(f"weights.{key}: must name every term and no other: {', '.join(names)}")
+        return problems
+
+    def _search_problems(self) -> list[str]:
+        if self.searches is None:
+            return ["baseline: needs the outer loop"] if self.baseline else []
+        problems = []
+        if not self.criteria:
+            problems.append(
+                "criteria: the search needs at least one to know success; or write outer: null for fixed weights"
+            )
+        if len(self.terms) == 1 and self.weights.w_task == 0:
+            problems.append("terms: one term alone has nothing to be weighed against when w_task is 0")
+        if self.baseline == "oracle" and self.weights.initial is None:
+            problems.append("baseline: oracle needs weights.initial")
+        if self.baseline in ("uniform", "constant_reset") and self.weights.initial is not None:
+            problems.append(f"baseline: {self.baseline} means equal weights; remove weights.initial")
+        return problems

@@ -1,0 +1,1 @@
+"""Ready-made reward terms, one module a family of environments."""
