@@ -193,14 +193,17 @@ def _configuration(activation: Activation, section: Mapping[str, Any] | None) ->
 
 
 def _fields(model: type[BaseModel], inside: str = "") -> Iterator[Finding]:
-    """Every field says what it is; nested models likewise."""
+    """Every option says what it is, in its description or as ``name`` in the docstring of its class."""
+    silent = []
+    nested: list[Finding] = []
     for name, info in model.model_fields.items():
-        place = f"{inside}{name}"
-        nested = [kind for kind in _kinds(info.annotation) if issubclass(kind, BaseModel)]
-        if not info.description and not nested:
-            yield Finding("warn", f"option {place} has no description", "Field(default, description=...)")
-        for kind in nested:
-            yield from _fields(kind, f"{place}.")
+        models = [kind for kind in _kinds(info.annotation) if issubclass(kind, BaseModel)]
+        if not (info.description or f"``{name}``" in (model.__doc__ or "") or models):
+            silent.append(f"{inside}{name}")
+        nested += [finding for kind in models for finding in _fields(kind, f"{inside}{name}.")]
+    if silent:
+        yield Finding("warn", f"no description of {', '.join(silent)}", "Field(default, description=...)")
+    yield from nested
 
 
 def _kinds(annotation: Any) -> Iterator[type]:
