@@ -81,7 +81,7 @@ def goes_on(make: Any, folder: Path, warm_up: int, steps: int = 200, seed: int =
     assert same(expected, advance(used, steps, np.random.default_rng(seed + 1)))
 
 
-@pytest.mark.parametrize("warm_up", [0, 1, 37, 160])
+@pytest.mark.parametrize("warm_up", [0, 61])
 @pytest.mark.parametrize("env_id", SAVABLE)
 def test_the_next_200_steps_are_the_same(env_id, warm_up, tmp_path):
     goes_on(lambda: Monitor(gym.make(env_id)), tmp_path, warm_up)

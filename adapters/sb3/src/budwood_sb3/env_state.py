@@ -79,6 +79,9 @@ REMEMBERS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Class -> the attributes that change while it is used. Subclasses are other classes."""
 
+_ARENA = ("__", "efc_", "efm_", "iefc_", "iacc", "ifrc_")
+"""Fields of mjData that live as long as a substep's contacts and constraints, in memory that is not even initialised."""
+
 _BARE = {"env", "venv", "budwood_snapshot", "budwood_restore", "budwood_obstacle"}
 _BARE |= {"_action_space", "_observation_space", "_metadata", "_cached_spec", "_render_mode"}
 
@@ -308,7 +311,8 @@ def _physics(env: Any) -> StateTree:
     signature = mujoco.mjtState.mjSTATE_INTEGRATION
     integration = np.empty(mujoco.mj_stateSize(env.model, signature))
     mujoco.mj_getState(env.model, env.data, integration, signature)
-    derived = {name: field.copy() for name in dir(env.data) if _is_field(field := getattr(env.data, name))}
+    names = [name for name in dir(env.data) if not name.startswith(_ARENA)]
+    derived = {name: field.copy() for name in names if _is_field(field := getattr(env.data, name))}
     return {"integration": integration, "derived": derived}
 
 
@@ -320,8 +324,7 @@ def _set_physics(env: Any, state: StateTree) -> None:
     mujoco.mj_forward(env.model, env.data)
     for name, saved in state["derived"].items():
         field = getattr(env.data, name)
-        if field.shape == saved.shape:  # the others are lists of contacts and constraints, made anew in every substep
-            field[...] = saved
+        field[...] = saved
 
 
 def _is_field(value: Any) -> bool:

@@ -159,7 +159,7 @@ def _copied(value: Any) -> Any:
 
 def _set_parameters(model: BaseAlgorithm, parameters: StateTree) -> None:
     try:
-        model.set_parameters(parameters, exact_match=True, device=model.device)
+        model.set_parameters(_copied(parameters), exact_match=True, device=model.device)  # optimisers keep what they get
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint's networks do not fit the model: {error}") from error
 
