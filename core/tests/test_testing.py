@@ -154,7 +154,7 @@ def test_configuration_is_documented_and_complete(findings: Any) -> None:
     assert [warning for warning in warnings if "description" in warning] == [
         "no description of inner.depth, inner.width"
     ]
-    assert "its section does not stand without needed, so its contributions were not checked" in warnings
+    assert any(warning.endswith("because its section is refused: needed: Field required") for warning in warnings)
 
 
 def test_contributions_are_checked_with_a_section_of_ones_own(findings: Any) -> None:
@@ -162,7 +162,7 @@ def test_contributions_are_checked_with_a_section_of_ones_own(findings: Any) -> 
     assert "reward_terms: a" in levels(found, "ok")
     assert any("cannot be sent to another process" in warning for warning in levels(found, "warn"))
     (error,) = levels(check_plugin("sample", {"needed": "two"}), "error")
-    assert error == "its section does not stand without needed, so its contributions were not checked"
+    assert error.endswith("because its section is refused: needed: Input should be a valid integer")
 
 
 STATEFUL = """
@@ -205,6 +205,18 @@ def test_a_state_must_survive_the_move_to_a_fresh_object(findings: Any, load: st
     found = findings(STATEFUL.replace("LOAD", load))
     assert any(finding.startswith(what) for finding in levels(found, level))
     assert bool(levels(found, "error")) == (level == "error")
+
+
+def test_a_state_made_when_the_run_starts_is_left_alone(findings: Any) -> None:
+    source = (
+        STATEFUL.replace("self.seen = 0", "").replace("follow.seen = next(COUNT)", "")
+        + """
+Follow.on_run_start = lambda self, control: None
+"""
+    )
+    assert "callbacks: the state of Follow is made in on_run_start, so it was not checked" in levels(
+        findings(source), "ok"
+    )
 
 
 # ---- plugin new -------------------------------------------------------------------------------------------------------

@@ -182,11 +182,12 @@ def _configuration(activation: Activation, section: Mapping[str, Any] | None) ->
     try:
         validated = model.model_validate(dict(section or {}))
     except ValidationError as error:
-        wanted = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
+        places = ((".".join(map(str, problem["loc"])), problem["msg"]) for problem in error.errors())
+        reasons = "; ".join(f"{place}: {reason}" if place else reason for place, reason in places)
         yield Finding(
             "error" if section else "warn",
-            f"its section does not stand without {wanted}, so its contributions were not checked",
-            "Give defaults, or check it with a section: check_plugin(name, section={...})",
+            f"its contributions were not checked, because its section is refused: {reasons}",
+            "Give every option a default, or check it with a section: check_plugin(name, section={...})",
         )
         return
     yield from _contributions(active, validated)
@@ -304,6 +305,9 @@ def _states(hook: str, given: list[Any], again: list[Any]) -> Iterator[Finding]:
             other.load_state_dict(_copy(before))
             same = _same(before, other.state_dict())
         except Exception as error:  # noqa: BLE001 - whatever the author's code raises is the finding
+            if isinstance(one, RunCallback) and type(one).on_run_start is not RunCallback.on_run_start:
+                yield Finding("ok", f"{what} is made in on_run_start, so it was not checked")
+                continue
             yield Finding(
                 "warn",
                 f"{what} could not be moved outside a run: {type(error).__name__}: {error}",
