@@ -48,6 +48,8 @@ class Options(Config):
             raise ValueError("noise below zero makes no sense")
         if self.noise > 100:
             raise RuntimeError("a bug of the plugin")
+        if self.noise == 99:
+            raise PluginError("its data set is gone", where="plugins.flow.noise")
         return self
 
 
@@ -507,6 +509,27 @@ sedd: 1
     )
 
 
+def test_the_place_is_where_the_value_was_last_written(site: Any, tmp_path: Path, activation: Activation) -> None:
+    text = f"{MINIMAL}plugins:\n  flow:\n    noise: 1\n    mode: 3\n  bare-one:\n"
+    loaded = config.load(
+        written(tmp_path, text), ["plugins.flow={noise: much}", "trainer.total_timesteps=1.5", "env={}"]
+    )
+    with pytest.raises(ConfigError) as caught:
+        config.resolve(loaded, activation)
+    assert list(caught.value.problems) == [
+        "trainer.total_timesteps (override): expected a whole number, got 1.5 [budwood-rootstock 2.0]",
+        "env.id (override): is required [budwood-rootstock 2.0]",
+        "plugins.flow.noise (override): expected a number, got the text 'much' [budwood-flow 0.3]",
+    ]
+    loaded = config.load(written(tmp_path, "trainer: {kind: none}\n"), ["trainer.args.a=1", "plugins.no.a=1"])
+    with pytest.raises(ConfigError) as caught:
+        config.names(loaded)
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == [
+        "trainer.kind (line 1)",
+        "plugins.no (override)",
+    ]
+
+
 def test_credentials_in_a_wrong_value_are_not_shown(alone: Activation) -> None:
     source = {"trainer": {"kind": "rootstock", "total_timesteps": "https://me:hunter2@host/x"}, "env": {"id": "a"}}
     text = refused(lambda: config.resolve(config.load(source), alone))
@@ -522,6 +545,12 @@ def test_a_validator_that_crashes_names_its_plugin(activation: Activation) -> No
         "plugins.flow: checking its options raised RuntimeError: a bug of the plugin. Asked for by budwood-flow 0.3. "
         "Report this to its author."
     )
+
+
+def test_a_validator_may_speak_for_itself(activation: Activation) -> None:
+    source = {**read(MINIMAL, "x")[0], "plugins": {"flow": {"noise": 99}, "bare_one": {}}}
+    with pytest.raises(PluginError, match=r"^plugins.flow.noise: its data set is gone.$"):
+        config.resolve(config.load(source), activation)
 
 
 def test_secrets_live_in_the_model_only_and_must_be_given_again(tmp_path: Path, activation: Activation) -> None:

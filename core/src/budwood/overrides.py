@@ -23,10 +23,12 @@ class Loaded:
     def place(self, path: str) -> str:
         """`` (line 7)`` or `` (override)``: where ``path``, or the nearest part of it that was written, stands."""
         while path:
-            if any(_under(given, path) for given in self.overridden):
+            if path in self.overridden:
                 return " (override)"
             if path in self.lines:
                 return f" (line {self.lines[path]})"
+            if any(_under(given, path) for given in self.overridden):
+                return " (override)"
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
         return ""
 
