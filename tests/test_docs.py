@@ -43,7 +43,7 @@ def install(package: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info.mkdir(parents=True)
     requires = "".join(f"Requires-Dist: {line}\n" for line in project["dependencies"])
     head = f"Metadata-Version: 2.4\nName: {project['name']}\nVersion: {project['version']}\n"
-    (info / "METADATA").write_text(head + requires)
+    (info / "METADATA").write_text(f"{head}{requires}\n{(package / project['readme']).read_text()}")
     groups = project["entry-points"].items()
     lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in entries.items()) for group, entries in groups]
     (info / "entry_points.txt").write_text("".join(lines))
@@ -80,11 +80,13 @@ def test_tutorial(workshop, monkeypatch, capsys):
                 typed.append(command)
                 if command == "pip":
                     install(workshop / words[-1], workshop / "site", monkeypatch)
+                elif command == "touch":
+                    (workshop / words[-1]).touch()
                 elif command == "pytest":
                     assert pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", str(workshop), *words]) == 0
                 else:
                     assert main(words) == 0, f"{line}\n{capsys.readouterr()}"
-    assert typed == ["pip", "budwood", "budwood", "budwood", "budwood", "pytest"]
+    assert typed == ["touch", "pip", "budwood", "budwood", "budwood", "budwood", "pytest"]
     printed = capsys.readouterr().out
     assert "budwood-smooth 0.1.0" in printed
     assert "errors 0, warnings 0" in printed
