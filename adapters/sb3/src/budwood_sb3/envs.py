@@ -96,7 +96,7 @@ def _source(name: str) -> str | Callable[..., gym.Env[Any, Any]]:
             source: Callable[..., gym.Env[Any, Any]] = getattr(module, attribute)
             return source
     try:
-        gym.spec(name)
+        gym.spec(attribute or name)
     except gym.error.UnregisteredEnv:
         raise unknown(attribute or name, in_module=module_name if attribute else None) from None
     except gym.error.Error as error:
