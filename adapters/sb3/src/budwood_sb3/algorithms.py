@@ -29,10 +29,8 @@ OWNED: Mapping[str, str] = {
     "device": "the run has one device: use the top-level key device",
     "verbose": "budwood shows the progress",
     "tensorboard_log": "metrics go to the journal and to MLflow: use the section tracking",
-    "rollout_buffer_class": "budwood supplies the buffer where a contribution needs one",
-    "rollout_buffer_kwargs": "budwood supplies the buffer where a contribution needs one",
-    "replay_buffer_class": "budwood supplies the buffer where a contribution needs one",
-    "replay_buffer_kwargs": "budwood supplies the buffer where a contribution needs one",
+    "rollout_buffer_class": "it is a class, and a configuration holds plain values",
+    "replay_buffer_class": "it is a class, and a configuration holds plain values",
     "_init_setup_model": "it is private to Stable-Baselines3",
 }
 """Constructor arguments that a configuration may not set, and why."""
@@ -99,6 +97,12 @@ def of_class(cls: type) -> Algorithm | None:
         if found is not None:
             return found
     return None
+
+
+def is_ars(cls: type) -> bool:
+    """ARS is extended by a module that imports sb3-contrib, which nothing else should wait for."""
+    found = of_class(cls)
+    return found is not None and found.name == "ars"
 
 
 def argument_problems(algorithm: Algorithm, args: Mapping[str, Any]) -> list[str]:
@@ -187,5 +191,6 @@ def _ars() -> Capabilities:
         "callbacks": Seam("ARS._do_one_update, extended", "C"),
         "evaluators": Seam("ARS._do_one_update, extended", "C"),
     }
-    refused = {"reward_terms": reward, "reward_combination": reward, "build_policy": gradient}
+    policy = "ARS perturbs the weights of a policy of its own, without log-probabilities or a critic"
+    refused = {"reward_terms": reward, "reward_combination": reward, "build_policy": policy}
     return Capabilities("ARS", seams, refused | dict.fromkeys(("advantage", "loss_terms", "objective"), gradient))

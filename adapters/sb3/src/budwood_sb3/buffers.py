@@ -7,7 +7,6 @@ environments, ``K`` reward columns.
 
 from __future__ import annotations
 
-import copyreg
 from functools import cache
 from typing import Any
 
@@ -63,7 +62,7 @@ def _as_native(buffer: Any, mixin: type) -> tuple[Any, ...]:
     """Pickle as the Stable-Baselines3 class it was, without environments or a plugin's callables."""
     native = next(base for base in type(buffer).__mro__ if not issubclass(base, mixin) and issubclass(base, BaseBuffer))
     state = {key: value for key, value in buffer.__dict__.items() if key not in ("_source", "_advantage")}
-    return copyreg.__newobj__, (native,), state  # type: ignore[attr-defined]
+    return object.__new__, (native,), state
 
 
 class TermRollout:

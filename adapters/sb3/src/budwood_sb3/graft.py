@@ -80,7 +80,11 @@ def build(graft: Graft, target: Any) -> Any:
 
 
 def _subclass(cls: type[BaseAlgorithm], graft: Graft, losses: Losses | None) -> type[BaseAlgorithm]:
-    update = update_for(cls) if losses is not None else None
+    update: type | None = update_for(cls) if losses is not None else None
+    if algorithms.is_ars(cls):
+        from budwood_sb3.ars import Boundaries
+
+        update = Boundaries
     bases = (Grafted, cls) if update is None else (Grafted, update, cls)
     namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     return type(cls.__name__, bases, {**namespace, "_graft": graft})

@@ -27,7 +27,7 @@ from budwood.api import (
     TrainerEvents,
 )
 from budwood_sb3 import envs, state, vec
-from budwood_sb3.algorithms import ALGORITHMS, Algorithm, check_actions, default_policy
+from budwood_sb3.algorithms import ALGORITHMS, Algorithm, check_actions, default_policy, is_ars
 from budwood_sb3.bridge import Bridge, EventWriter, RolloutBridge, StopTraining
 from budwood_sb3.buffers import bind_replay, bind_rollout
 from budwood_sb3.config import EnvConfig, NormalizeConfig, TrainerConfig, native_arguments
@@ -74,6 +74,10 @@ class SB3Trainer:
         """The callback that reports this model's boundaries to ``events``."""
         if isinstance(self.native, OnPolicyAlgorithm):
             self._bridge = RolloutBridge(events, self._begin, log_interval)
+        elif is_ars(type(self.native)):
+            from budwood_sb3.ars import UpdateBridge
+
+            self._bridge = UpdateBridge(events, self._begin)
         else:
             self._bridge = Bridge(events, self._begin)
         return self._bridge
@@ -189,6 +193,10 @@ def _model(
     losses = losses_of(contributions)
     if losses is not None:
         cls = with_update(cls)
+    if is_ars(cls):
+        from budwood_sb3.ars import with_boundaries
+
+        cls = with_boundaries(cls)
     policy: Any = config.policy or default_policy(algorithm, venv.observation_space)
     if contributions.policy is not None:
         policy = neutral_policy(contributions.policy)
