@@ -567,8 +567,10 @@ def test_secrets_live_in_the_model_only_and_must_be_given_again(tmp_path: Path, 
         "  - plugins.flow.api_token (line 20): this secret was not kept on disk; give it again as plugins.flow.api_token=...\n"
         "  - plugins.flow.login (line 21): this secret was not kept on disk; give it again as plugins.flow.login=..."
     )
-    again = config.load(path, ["plugins.flow.login=other", "plugins.flow.api_token=other"])
-    assert config.differing(resolved.data, config.resolve(again, activation).data) == []
+    again = config.resolve(config.load(path, ["plugins.flow.login=other", "plugins.flow.api_token=other"]), activation)
+    assert config.differing(resolved.data, again.data) == []
+    record = config.resolve(config.load(path), activation, recorded=True)
+    assert config.differing(record.data, again.data) == []
 
 
 class Shape(Enum):

@@ -146,13 +146,17 @@ def names(loaded: Loaded) -> tuple[str, tuple[str, ...]]:
     return snake(kind), tuple(sections)
 
 
-def resolve(loaded: Loaded, activation: Activation) -> Resolved:
-    """Check everything against the composed schema and fill in every default."""
+def resolve(loaded: Loaded, activation: Activation, *, recorded: bool = False) -> Resolved:
+    """Check everything against the composed schema and fill in every default.
+
+    ``recorded``: the configuration is a record to compare with, so its secrets may be masked; one that is to be used must
+    have them given again.
+    """
     model = compose_model(activation)
     data = dict(loaded.data)
     if isinstance(data.get("trainer"), dict) and isinstance(data["trainer"].get("kind"), str):
         data["trainer"] = {**data["trainer"], "kind": snake(data["trainer"]["kind"])}
-    problems = _masked(data, "", loaded)
+    problems = [] if recorded else _masked(data, "", loaded)
     try:
         # JSON mode is what makes strict types right for YAML: a list is a tuple's or a set's only notation.
         checked = model.model_validate_json(json.dumps(data))
