@@ -6,7 +6,8 @@ import errno
 import json
 import math
 import os
-import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -158,18 +159,20 @@ def test_one_writer_at_a_time_and_readers_can_tell(tmp_path: Path, monkeypatch: 
 
 
 def test_kill_leaves_whole_lines_and_no_lock(tmp_path: Path) -> None:
-    child = os.fork()
-    if child == 0:
-        events = Journal(tmp_path)
-        step = 0
-        while True:
-            events.metrics({"x": 0.5, "y": 1.5}, step)
-            events.flush()
-            step += 1
+    script = """
+import sys
+from pathlib import Path
+from budwood.journal import Journal
+events = Journal(Path(sys.argv[1]))
+for step in range(10**9):
+    events.metrics({"x": 0.5, "y": 1.5}, step)
+    events.flush()
+"""
+    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
     while not (tmp_path / journal.FILE).exists() or (tmp_path / journal.FILE).stat().st_size < 10_000:
         time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    child.kill()
+    child.wait()
     assert not journal.is_written(tmp_path)
     steps, _ = journal.history(tmp_path)["x"]
     assert steps == list(range(len(steps)))

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -441,7 +442,13 @@ def test_a_password_is_in_no_file(
     secret = "http://me:hunter2@127.0.0.1:9/path"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
     started: list[dict[str, str]] = []
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **kwargs: started.append(kwargs["env"]))
+
+    def record(*_: Any, env: dict[str, str], **__: Any) -> SimpleNamespace:
+        started.append(env)
+        return SimpleNamespace(pid=0)
+
+    monkeypatch.setattr(subprocess, "Popen", record)
+    monkeypatch.setattr(os, "setpriority", lambda *_: None)
     events = begin(output)
     events.close()
     assert started[0]["BUDWOOD_TRACKING_URI"] == secret

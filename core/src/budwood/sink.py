@@ -187,7 +187,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--deadline", type=float, default=120.0, help="seconds to go on trying after the run has ended")
     options = parser.parse_args(arguments)
-    os.nice(19)
     with exclusive(options.folder / LOCK, wait=True):
         try:
             Sink(options.folder).run(options.deadline)

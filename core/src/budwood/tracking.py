@@ -257,7 +257,7 @@ def _relaunch(folder: Path) -> bool:
 
 
 def _launch(folder: Path, address: str) -> None:
-    """A session of its own, so that Ctrl-C and a closed terminal stop the run and not its tracking."""
+    """A session of its own, so that Ctrl-C and a closed terminal stop the run and not its tracking; the lowest priority."""
     environment = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         **os.environ,
@@ -269,7 +269,7 @@ def _launch(folder: Path, address: str) -> None:
     }
     with (folder / LOG).open("ab") as log:
         try:
-            _sinks[folder] = subprocess.Popen(
+            sink = subprocess.Popen(
                 [sys.executable, "-P", "-m", "budwood.sink", str(folder.absolute())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -279,6 +279,9 @@ def _launch(folder: Path, address: str) -> None:
             )
         except OSError as error:
             log.write(f"the tracking process could not be started: {error}\n".encode())
+        else:
+            os.setpriority(os.PRIO_PROCESS, sink.pid, 19)
+            _sinks[folder] = sink
 
 
 def _status(folder: Path, uri: str | None) -> Status:
