@@ -37,6 +37,7 @@ from budwood_sb3.generators import generators, set_generators
 _COUNTERS = (
     "num_timesteps", "_n_updates", "_n_calls", "_episode_num", "exploration_rate", "_current_progress_remaining", "old_count",
 )  # fmt: skip
+_SAME = "Resume with the configuration the run was started with."
 _LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 _BUFFER_CONFIG = {
     "buffer_size", "observation_space", "action_space", "obs_shape", "action_dim", "device", "n_envs",
@@ -90,7 +91,9 @@ def restore_model(model: BaseAlgorithm, state: StateTree) -> list[str]:
     """
     assert model.env is not None
     if type(model).__name__ != state["algorithm"]:
-        raise CheckpointError(f"the checkpoint is of {state['algorithm']}, the model is {type(model).__name__}")
+        raise CheckpointError(
+            f"the checkpoint is of {state['algorithm']}, the model is {type(model).__name__}", do=_SAME
+        )
     _set_parameters(model, state["parameters"])
     for name, saved in state["variables"].items():
         getattr(model, name).data.copy_(saved)
@@ -135,11 +138,12 @@ def load_policy(model: BaseAlgorithm, state: StateTree) -> None:
     :raises CheckpointError: the networks have other shapes, or one of the two normalises observations and the other not.
     """
     given, wanted = state["statistics"], _statistics(model)
-    if (given and given["obs_rms"]) is None and (wanted and wanted["obs_rms"]) is not None:
-        raise CheckpointError("the policy was trained on raw observations", do="Set `env.normalize.obs` to false.")
-    if (given and given["obs_rms"]) is not None and (wanted and wanted["obs_rms"]) is None:
+    normalised = [statistics is not None and statistics["obs_rms"] is not None for statistics in (given, wanted)]
+    if normalised[0] != normalised[1]:
         raise CheckpointError(
-            "the policy was trained on normalised observations", do="Set `env.normalize.obs` to true."
+            f"the policy was trained on {'normalised' if normalised[0] else 'raw'} observations",
+            where="init_from",
+            do=f"Set `env.normalize.obs` to {str(normalised[0]).lower()}.",
         )
     _load_module(model.policy, state["parameters"]["policy"])
     if given is not None and wanted is not None:
@@ -159,9 +163,10 @@ def _copied(value: Any) -> Any:
 
 def _set_parameters(model: BaseAlgorithm, parameters: StateTree) -> None:
     try:
-        model.set_parameters(_copied(parameters), exact_match=True, device=model.device)  # optimisers keep what they get
+        # Copied, since an optimiser keeps the tensors it is given.
+        model.set_parameters(_copied(parameters), exact_match=True, device=model.device)
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint's networks do not fit the model: {error}") from error
+        raise CheckpointError(f"the checkpoint's networks do not fit the model: {_line(error)}", do=_SAME) from error
 
 
 def _load_module(module: torch.nn.Module, parameters: StateTree) -> None:
@@ -169,9 +174,14 @@ def _load_module(module: torch.nn.Module, parameters: StateTree) -> None:
         module.load_state_dict(parameters)
     except RuntimeError as error:
         raise CheckpointError(
-            f"the policy does not fit the model: {error}",
+            f"the policy does not fit the model: {_line(error)}",
+            where="init_from",
             do="Start from a run with the same policy, network sizes and spaces.",
         ) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _lstm(model: BaseAlgorithm) -> list[tuple[torch.Tensor, ...]] | None:
