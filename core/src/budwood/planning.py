@@ -37,11 +37,14 @@ class Plan:
         return trainer
 
 
-def plan(loaded: config.Loaded, folder: Path | None) -> Plan:
-    """Activate, resolve and compose. Every problem that can be known before training is raised here."""
+def plan(loaded: config.Loaded, folder: Path | None, *, recorded: bool = False) -> Plan:
+    """Activate, resolve and compose. Every problem that can be known before training is raised here.
+
+    ``recorded``: only what was trained is looked at again, so secrets that were not kept on disk are not needed.
+    """
     adapter_name, plugin_names = config.names(loaded)
     activation = activate(plugin_names, adapter_name)
-    resolved = config.resolve(loaded, activation)
+    resolved = config.resolve(loaded, activation, recorded=recorded)
     model, data = resolved.model, resolved.data
 
     def components(kind: str) -> Sequence[Any]:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from budwood.api import Contributed, Evaluation, History, ReportSection
 from budwood.charts import Charts, sparkline
 from budwood.compose import KINDS, Binding
 from budwood.folder import write_atomically
 from budwood.progress import TRAINING_RETURN, duration, number
+from budwood.yaml_io import dump
 
 FILE = "report.html"
 RESAMPLES = 2_000
@@ -49,9 +49,7 @@ def write(
         _bindings(bindings),
         _timing(timing),
         _metrics(history),
-        _folded(
-            "Configuration", f"<pre>{escape(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))}</pre>"
-        ),
+        _folded("Configuration", f"<pre>{escape(dump(config))}</pre>"),
         _folded("Versions", _table(({"package": name, "version": text} for name, text in versions.items()))),
     ]
     path = folder / FILE

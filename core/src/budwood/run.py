@@ -106,7 +106,7 @@ def export(reference: str, to: Path | None = None) -> Path:
 def _restored_trainer(reference: str) -> tuple[Trainer, Path]:
     folder = find_run(reference)
     state, _, path = _newest(folder)
-    planned = plan(config.load(folder.config_file), folder.folder)
+    planned = plan(config.load(folder.config_file), folder.folder, recorded=True)
     trainer = planned.build_trainer()
     trainer.load_policy(state["trainer"])
     return trainer, path
@@ -123,7 +123,7 @@ def _newest(folder: RunFolder) -> tuple[StateTree, Mapping[str, Any], Path]:
 
 def _check_origin(planned: Plan, trained_with: Mapping[str, Any], path: Path) -> None:
     """``trained_with`` is resolved anew, so that a key this version adds counts with its default."""
-    before = config.resolve(config.load(trained_with), planned.activation).data
+    before = config.resolve(config.load(trained_with), planned.activation, recorded=True).data
     changed = config.differing(before, planned.data)
     if changed:
         raise CheckpointError(

@@ -103,9 +103,11 @@ def train(
             trainer.close()
     if session.stopped:
         notes.append(f"stopped early: {session.stopped}")
+        progress.message(notes[-1])
     sent = tracking.finish(folder.folder, progress=progress.message)
     if not sent.complete:
-        notes.append(f"{sent}; they are sent when it answers again, at the latest by: budwood runs --sync")
+        notes.append(f"{sent}; sending goes on in the background, and budwood runs --sync takes it up again")
+        progress.message(notes[-1])
     return Result(folder.run_id, status, dict(session.latest), paths, sent.mlflow_run_id, notes)
 
 

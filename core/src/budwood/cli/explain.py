@@ -24,16 +24,15 @@ def explain(config: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     \b
       budwood explain hopper.yaml seed=3
     """
-    import yaml
-
     from budwood.compose import KINDS
     from budwood.planning import explain as resolve
     from budwood.redact import redact
+    from budwood.yaml_io import dump
 
     plan = resolve(config, overrides)
     data = redact(plan.data)
     title("configuration")
-    say(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
+    say(dump(data).rstrip())
     say()
     title(f"bindings to {plan.capabilities.trainer}")
     rows: list[dict[str, Any]] = [

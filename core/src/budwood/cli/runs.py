@@ -80,6 +80,7 @@ def ui(output: Path | None) -> dict[str, str]:
     \b
       budwood ui
     """
+    import os
     import subprocess
 
     from budwood import tracking
@@ -89,5 +90,5 @@ def ui(output: Path | None) -> dict[str, str]:
     say(f"{page.url}  (Ctrl-C ends it)" if page.command else page.url)
     if page.command:
         with suppress(KeyboardInterrupt):
-            subprocess.run(page.command, check=True)
+            subprocess.run(page.command, check=True, env={**os.environ, **page.variables})
     return {"url": page.url}

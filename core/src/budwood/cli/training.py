@@ -67,8 +67,6 @@ def _report(result: Result) -> Answer:
         "mlflow": f"run {result.mlflow_run_id}; open the page with: budwood ui" if result.mlflow_run_id else None,
     }
     facts(shown)
-    for note in result.notes:
-        say(f"note: {note}")
     interrupted = result.status == "interrupted"
     if interrupted:
         say(f"Continue with: budwood resume {result.paths.get('folder', result.run_id)}")
