@@ -12,7 +12,6 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "budwood"
 html_show_sphinx = False
-myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
