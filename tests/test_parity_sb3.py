@@ -185,7 +185,7 @@ def bare(algo: str, normalize: bool = False, seed: int = 1) -> tuple[dict[str, t
     return model.policy.state_dict(), kept.logged
 
 
-def under_budwood(algo: str, *kinds: str, normalize: bool = False, env: Mapping[str, Any] = {}, seed: int = 1) -> Any:  # noqa: B006
+def under_budwood(algo: str, *kinds: str, normalize: bool = False, env: Mapping[str, Any] = {}, seed: int = 1) -> Any:
     _, env_id, args, steps = CASES[algo]
     sections = (
         SB3()

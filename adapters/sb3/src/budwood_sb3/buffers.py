@@ -183,12 +183,7 @@ class TermReplay:
         stored = getattr(self, "terms", None)
         if stored is not None and stored.shape == shape:
             return
-        if self.size():  # type: ignore[attr-defined]
-            raise BindingError(
-                "the replay buffer holds experience without these reward terms",
-                where="replay_buffer",
-                do="Start with an empty replay buffer, or with one saved under the same terms",
-            )
+        refuse_experience(self)  # type: ignore[arg-type]
         self.terms = np.zeros(shape)
         self.versions = np.zeros(self.buffer_size, dtype=np.int64)
 
@@ -239,14 +234,28 @@ def bind_rollout(
     return bound  # type: ignore[no-any-return]
 
 
-def bind_replay(buffer: ReplayBuffer, source: TermVecEnv) -> ReplayBuffer:
-    """``buffer`` (plain, Dict or n-step) with its terms bound; it owns the same arrays."""
+def refuse_experience(buffer: ReplayBuffer) -> None:
+    """Rewards that are already stored cannot be taken apart into terms."""
+    if buffer.size():
+        raise BindingError(
+            "the replay buffer holds experience without these reward terms",
+            where="replay_buffer",
+            do="Start with an empty replay buffer, or with one saved under the same terms",
+        )
+
+
+def refuse_hindsight(buffer: ReplayBuffer) -> None:
     if isinstance(buffer, HerReplayBuffer):
         raise BindingError(
             "HerReplayBuffer asks the environment for the rewards of imagined goals, which have no reward terms",
             where="replay_buffer_class",
             do="Use another replay buffer, or no reward terms",
         )
+
+
+def bind_replay(buffer: ReplayBuffer, source: TermVecEnv) -> ReplayBuffer:
+    """``buffer`` (plain, Dict or n-step) with its terms bound; it owns the same arrays."""
+    refuse_hindsight(buffer)
     bound = _mixed(buffer, TermReplay)
     bound.attach(source)
     return bound  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -75,7 +76,10 @@ def value_problems(args: Mapping[str, Any]) -> list[str]:
     noise = args.get("action_noise")
     if noise is not None and not (isinstance(noise, Mapping) and len(noise) == 1 and next(iter(noise)) in NOISES):
         problems.append("action_noise: write {normal: sigma} or {ornstein_uhlenbeck: sigma}")
-    activation = args.get("policy_kwargs", {}).get("activation_fn")
+    policy_kwargs = args.get("policy_kwargs") or {}
+    if not isinstance(policy_kwargs, Mapping):
+        return [*problems, "policy_kwargs: write a mapping, e.g. {net_arch: [64, 64]}"]
+    activation = policy_kwargs.get("activation_fn")
     if activation is not None and activation not in ACTIVATIONS:
         problems.append(f"policy_kwargs.activation_fn: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
     return problems
@@ -88,7 +92,7 @@ def _is_linear(value: Mapping[str, Any]) -> bool:
 
 def native_arguments(args: Mapping[str, Any], action_shape: tuple[int, ...]) -> dict[str, Any]:
     """``args`` as Stable-Baselines3 wants them: schedules, noises, frequencies and classes made from plain values."""
-    native = dict(args)
+    native = copy.deepcopy(dict(args))  # Stable-Baselines3 writes into what it is given
     for key in SCHEDULES:
         if isinstance(native.get(key), Mapping):
             native[key] = _linear(*native[key]["linear"])
@@ -96,7 +100,7 @@ def native_arguments(args: Mapping[str, Any], action_shape: tuple[int, ...]) -> 
         native["train_freq"] = tuple(native["train_freq"])
     if native.get("action_noise") is not None:
         native["action_noise"] = _noise(native["action_noise"], action_shape)
-    if "policy_kwargs" in native:
+    if native.get("policy_kwargs"):
         native["policy_kwargs"] = _policy_kwargs(native["policy_kwargs"])
     return native
 

@@ -31,8 +31,9 @@ from stable_baselines3.common.vec_env import (
 from budwood.api import BindingError, Capabilities, Contributions, Graft, TrainerEvents
 from budwood_sb3 import algorithms, vec
 from budwood_sb3.bridge import Metrics, StopTraining
+from budwood_sb3.buffers import refuse_experience, refuse_hindsight
 from budwood_sb3.policies import neutral_policy
-from budwood_sb3.trainer import SB3Trainer, bind_buffers, refuse_normalized_reward, with_terms
+from budwood_sb3.trainer import SB3Trainer, bind_buffers, has_terms, refuse_normalized_reward, with_terms
 from budwood_sb3.updates import Losses, losses_of, update_for
 
 GRAFTABLE = frozenset(("reward_terms", "reward_combination", "advantage", "callbacks", "evaluators"))
@@ -67,16 +68,23 @@ def build(graft: Graft, target: Any) -> Any:
     contributions = graft.contributions()
     if cls is target:
         return _subclass(cls, graft, losses_of(contributions))
-    model: Any = target
-    model.__class__ = _subclass(cls, graft, None)
-    model._contributions = contributions
+    _bind_object(target, contributions)
+    target.__class__ = _subclass(cls, graft, None)
+    return target
+
+
+def _bind_object(model: Any, contributions: Contributions) -> None:
+    """Everything that could refuse does so before anything is changed."""
+    if has_terms(contributions) and getattr(model, "replay_buffer", None) is not None:
+        refuse_hindsight(model.replay_buffer)
+        refuse_experience(model.replay_buffer)
     if model.env is not None:
-        model._bind_env()
+        model.env = bound_env(model.env, contributions)
         source = vec.find(model.env)
         if source is not None and model._last_obs is not None:
-            source.obs = model._last_original_obs if model._vec_normalize_env is not None else model._last_obs
+            source.obs = model._last_obs if model._vec_normalize_env is None else model._last_original_obs
         bind_buffers(model, contributions)
-    return model
+    model._contributions = contributions
 
 
 def _subclass(cls: type[BaseAlgorithm], graft: Graft, losses: Losses | None) -> type[BaseAlgorithm]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from gymnasium import Space, spaces
+from gymnasium import Space
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import Schedule
@@ -71,14 +71,16 @@ def neutral_policy(policy: Contributed[PolicyFactory]) -> type[NeutralPolicy]:
     def make(observations: Space[Any], actions: Space[Any]) -> Policy:
         made = policy.value(observations, actions)
         missing = [name for name in ("act", "evaluate", "value") if not callable(getattr(made, name, None))]
-        if missing or not isinstance(made, torch.nn.Module):
-            lacks = f"lacks {', '.join(missing)}" if missing else "is no torch.nn.Module"
+        what = ""
+        if missing:
+            what = f"lacks {', '.join(missing)}"
+        elif not isinstance(made, torch.nn.Module):
+            what = "is no torch.nn.Module"
+        elif next(made.parameters(), None) is None:
+            what = "has no parameters to train"
+        if what:
             raise ContributionError(
-                f"the policy that build_policy made {lacks}", where=f"plugins.{policy.plugin}", who=policy.who
-            )
-        if isinstance(actions, spaces.Box) and not any(True for _ in made.parameters()):
-            raise ContributionError(
-                "the policy has no parameters to train", where=f"plugins.{policy.plugin}", who=policy.who
+                f"the policy that build_policy made {what}", where=f"plugins.{policy.plugin}", who=policy.who
             )
         return made
 

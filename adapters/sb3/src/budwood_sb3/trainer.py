@@ -154,10 +154,12 @@ def build(run: Run, contributions: Contributions) -> SB3Trainer:
     return SB3Trainer(model, trainer.total_timesteps, make_eval, save_replay_buffer=keep)
 
 
+def has_terms(contributions: Contributions) -> bool:
+    return bool(contributions.reward_terms) or contributions.reward_combination is not None
+
+
 def with_terms(venv: VecEnv, contributions: Contributions) -> VecEnv:
-    if contributions.reward_terms or contributions.reward_combination is not None:
-        return vec.TermVecEnv(venv, contributions)
-    return venv
+    return vec.TermVecEnv(venv, contributions) if has_terms(contributions) else venv
 
 
 def normalized(venv: VecEnv, config: NormalizeConfig, trainer: TrainerConfig, contributions: Contributions) -> VecEnv:

@@ -62,7 +62,8 @@ class TermVecEnv(VecEnvWrapper):
 
     ``terms`` (n, K) float64 and ``shaped`` (n,) float32 hold the last step and are overwritten by the next; buffers copy
     them. ``acted_on`` is what the policy saw before that step. The returned reward is a fresh array, since
-    Stable-Baselines3 adds the time-limit bootstrap to it in place.
+    Stable-Baselines3 adds the time-limit bootstrap to it in place, and of the environments' own type: float32, or float64
+    from a SubprocVecEnv.
     """
 
     def __init__(self, venv: VecEnv, contributions: Contributions) -> None:
@@ -130,7 +131,7 @@ class TermVecEnv(VecEnvWrapper):
         if dones.any():
             self._episodes.extend(self._returns[dones].tolist())
             self._returns[dones] = 0.0
-        return next_obs, self.shaped.copy(), dones, infos
+        return next_obs, combined.astype(rewards.dtype), dones, infos
 
     # ---- filling the matrix ----------------------------------------------------------------------------------------
 
