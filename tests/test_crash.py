@@ -57,10 +57,10 @@ TASKS: dict[str, dict[str, Any]] = {
         "env": {"id": "budwood_reward_shaping.reach_budget:ReachBudget-v0", "n_envs": 8},
         "plugins": {
             "reward_shaping": {
-                "terms": ["task", "speed", "effort"],
+                "terms": ["speed", "effort"],
                 "criteria": [
                     {"name": "distance", "source": "x", "stat": "final", "op": ">=", "threshold": 4.0},
-                    {"name": "budget", "source": "effort_dt", "stat": "sum", "op": "<=", "threshold": 1.0},
+                    {"name": "budget", "source": "cost", "stat": "sum", "op": "<=", "threshold": 1.0},
                 ],
                 "outer": {"steps": 8, "inner_iterations": 2},
             }
@@ -124,7 +124,7 @@ def moments(generator: random.Random, seconds: float) -> Iterator[tuple[str, Cal
         "update": lambda: (PPO, "train", generator.randint(1, 5)),
         "fsync of a checkpoint": lambda: (os, "fsync", generator.randint(1, 15)),
         "checkpoint": lambda: (Checkpoints, "save", generator.randint(1, 4)),
-        "outer step": lambda: (outer.OuterCallback, "on_update_end", generator.randint(1, 6)),
+        "outer step": lambda: (outer.Search, "on_update_end", generator.randint(1, 6)),
     }
     while True:
         for place, draw in places.items():

@@ -29,7 +29,7 @@ METHODS = {
     *("risk_search", "expert_iteration", "scheduling"),
 }
 """Names of trainers and methods: no code of core acts on one."""
-NAMED = {"graft.py": {"sb3"}, "machine.py": {"mujoco", "sb3"}, "testing.py": {"lerobot", "trl"}}
+NAMED = {"grafting.py": {"sb3"}, "machine.py": {"mujoco", "sb3"}, "testing.py": {"lerobot", "trl"}}
 """Except in these: an example in a message, a library that a machine may lack, imports that a plugin should avoid."""
 
 

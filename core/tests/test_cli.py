@@ -13,7 +13,7 @@ import click
 import numpy as np
 import pytest
 
-from budwood import plugins, run
+from budwood import plugins, runs
 from budwood.api import ConfigError, Evaluation
 from budwood.cli import COMMANDS, cli, main
 from budwood.training import Result
@@ -172,7 +172,7 @@ def test_run_ends_with_one_line_of_strict_json(
         progress.message("progress")
         return result("finished")
 
-    monkeypatch.setattr(run, "run", train)
+    monkeypatch.setattr(runs, "run", train)
     assert main(["--json", "run", "x.yaml", "seed=3", "a.b=-1"]) == 0
     captured = capsys.readouterr()
     assert asked == [("x.yaml", ("seed=3", "a.b=-1"))]
@@ -191,14 +191,14 @@ def test_run_ends_with_one_line_of_strict_json(
 def test_an_interrupted_run_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run, "resume", lambda *_, **__: result("interrupted"))
+    monkeypatch.setattr(runs, "resume", lambda *_, **__: result("interrupted"))
     assert main(["resume", "last"]) == 130
     assert "Continue with: budwood resume runs/x-s0" in capsys.readouterr().out
 
 
 def test_eval_reports_episodes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     evaluation = Evaluation(np.array([1.0, 3.0]), np.array([10, 20]), 30, 5)
-    monkeypatch.setattr(run, "evaluate", lambda *_: (evaluation, Path("step_1")))
+    monkeypatch.setattr(runs, "evaluate", lambda *_: (evaluation, Path("step_1")))
     assert main(["eval", "last", "--episodes", "2", "--seed", "5", "--json"]) == 0
     answer = as_json(capsys)
     assert answer["returns"] == [1.0, 3.0]
@@ -220,7 +220,7 @@ def test_our_errors_are_one_paragraph_with_their_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = ConfigError("wrong", where="x.yaml", who="budwood-x 1.0", do="Mend it", problems=("one", "two"))
-    monkeypatch.setattr(run, "run", failing(error))
+    monkeypatch.setattr(runs, "run", failing(error))
     assert main(["run", "x.yaml"]) == 2
     assert capsys.readouterr().err == ("error: x.yaml: wrong. Asked for by budwood-x 1.0. Mend it.\n  - one\n  - two\n")
     assert main(["run", "x.yaml", "--json"]) == 2
@@ -239,7 +239,7 @@ def test_our_errors_are_one_paragraph_with_their_exit_code(
 def test_an_unexpected_error_shows_its_traceback_only_on_request(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run, "run", failing(KeyError("lost")))
+    monkeypatch.setattr(runs, "run", failing(KeyError("lost")))
     assert main(["run", "x.yaml"]) == 1
     assert capsys.readouterr().err == (
         "error: unexpected KeyError: 'lost'. Run the same command with --debug to see where.\n"
@@ -251,7 +251,7 @@ def test_an_unexpected_error_shows_its_traceback_only_on_request(
 
 
 def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(run, "run", failing(KeyboardInterrupt()))
+    monkeypatch.setattr(runs, "run", failing(KeyboardInterrupt()))
     assert main(["run", "x.yaml", "--json"]) == 130
     assert as_json(capsys) == {"error": {"what": "interrupted"}}
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from budwood import tree
-from budwood.api import CheckpointError
+from budwood.api import CheckpointError, storable
 
 torch = pytest.importorskip("torch")
 
@@ -120,6 +120,7 @@ trees = st.dictionaries(
 )
 @given(trees)
 def test_round_trip(tmp_path, state):
+    assert storable(state)
     assert same(state, round_trip(state, tmp_path))
 
 
@@ -199,7 +200,7 @@ def test_what_cannot_be_stored_is_named_with_its_place(value, named):
         tree.encode({"plugins": {"mine": [0, {"x": value}]}})
     assert str(caught.value).startswith("state.plugins.mine[1].x: a checkpoint cannot hold ")
     assert named in str(caught.value)
-    assert not tree.storable(value)
+    assert not storable(value)
 
 
 def test_unknown_kinds_are_refused():

@@ -22,9 +22,8 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
-from budwood.api import CheckpointError
+from budwood.api import CheckpointError, storable
 from budwood.checkpoint import Checkpoints
-from budwood.tree import storable
 from budwood_sb3 import state as states
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from budwood.graft import graft
-    from budwood.run import Result, resume, run
+    from budwood.grafting import graft
+    from budwood.runs import Result, resume, run
 
 __all__ = ["Result", "__version__", "graft", "resume", "run"]
 
-_HOMES = {"graft": "budwood.graft", "run": "budwood.run", "resume": "budwood.run", "Result": "budwood.run"}
+_HOMES = {"graft": "budwood.grafting", "run": "budwood.runs", "resume": "budwood.runs", "Result": "budwood.runs"}
 
 
 def __getattr__(name: str) -> Any:

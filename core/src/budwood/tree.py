@@ -63,15 +63,6 @@ def decode(structure: Json, fetch: Fetch) -> StateTree:
     return state
 
 
-def storable(value: Any) -> bool:
-    """Whether a checkpoint can hold ``value``: for what comes from user code and may be left out."""
-    try:
-        encode(value)
-    except CheckpointError:
-        return False
-    return True
-
-
 def tensor_file(tensors: Mapping[str, Any]) -> Iterator[bytes | memoryview]:
     """The bytes of a safetensors file, piece by piece, so that no more than one tensor is ever copied.
 

@@ -18,8 +18,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
-from budwood.api import CheckpointError, StateTree
-from budwood.tree import storable
+from budwood.api import CheckpointError, StateTree, storable
 from budwood_sb3.generators import generator_state, set_generator, set_space_generators, space_generators
 
 _GYM, _SB3, _CONTROL = "gymnasium.wrappers", "stable_baselines3.common", "gymnasium.envs.classic_control"

@@ -29,8 +29,7 @@ from stable_baselines3.common.noise import (
 )
 from stable_baselines3.common.vec_env import VecEnv
 
-from budwood.api import CheckpointError, StateTree
-from budwood.tree import storable
+from budwood.api import CheckpointError, StateTree, storable
 from budwood_sb3 import env_state
 from budwood_sb3.generators import generators, set_generators
 

@@ -14,7 +14,8 @@ from budwood.api.errors import (
 )
 from budwood.api.hooks import Hooks, hookimpl
 from budwood.api.report import Figure, History, ReportSection, Series
-from budwood.api.reward import NATIVE, Array, RewardCombination, RewardTerm, Stateful, StateTree, StepBatch, TermColumn
+from budwood.api.reward import NATIVE, RewardCombination, RewardTerm, StepBatch, TermColumn
+from budwood.api.state import Array, Stateful, StateTree, storable
 from budwood.api.trainer import Capabilities, Contributed, Contributions, Graft, Run, Seam, Trainer, TrainerEvents
 from budwood.api.training import (
     AdvantageFn,
@@ -78,4 +79,5 @@ __all__ = [
     "Trainer",
     "TrainerEvents",
     "hookimpl",
+    "storable",
 ]

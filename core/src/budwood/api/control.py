@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from budwood.api.reward import Array, StateTree, StepBatch
+from budwood.api.reward import StepBatch
+from budwood.api.state import Array, StateTree
 from budwood.api.training import Rollout
 
 

@@ -11,24 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from budwood.api.errors import ContributionError
-
-Array = NDArray[Any]
-StateTree = dict[str, Any]
-"""Nested dicts and lists of numpy arrays, torch tensors, str, bytes, bool, int, float and None."""
+from budwood.api.state import Array, Stateful
 
 NATIVE = "env.reward"
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """Anything whose state a checkpoint must carry."""
-
-    def state_dict(self) -> StateTree: ...
-
-    def load_state_dict(self, state: StateTree) -> None: ...
 
 
 class StepBatch:

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from budwood.api.control import Evaluation, Evaluator, RunCallback, RunControl
-from budwood.api.reward import RewardCombination, RewardTerm, StateTree, StepBatch
+from budwood.api.reward import RewardCombination, RewardTerm, StepBatch
+from budwood.api.state import StateTree
 from budwood.api.training import AdvantageFn, LossTerm, Objective, PolicyFactory, Rollout
 
 

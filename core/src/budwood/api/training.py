@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from budwood.api.reward import Array
+from budwood.api.state import Array
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +19,9 @@ class LossInputs:
     the objective uses them (normalised if the trainer normalises), ``returns`` (B,), ``values`` (B,) with gradient,
     ``old_values`` (B,), ``entropy`` (B,) or None, ``clip_range`` float, ``next_obs`` (B, ...), ``rewards`` (B,), ``dones``
     (B,), ``q_values`` (B,) smallest critic value of the sampled action, ``ent_coef`` () temperature, ``policy`` the
-    trainer's policy module. Offered by on-policy trainers: the first ten and ``policy``; by SAC: ``obs, actions`` (sampled
-    now, with gradient)``, log_prob, replay_actions, next_obs, rewards, dones, q_values, ent_coef, policy``.
+    trainer's policy module. Offered by on-policy trainers: the first ten and ``policy``; by SAC: ``obs``, ``actions``
+    (sampled now, with gradient), ``log_prob``, ``replay_actions``, ``next_obs``, ``rewards``, ``dones``, ``q_values``,
+    ``ent_coef`` and ``policy``.
     """
 
     def __init__(self, **values: Any) -> None:

@@ -11,7 +11,7 @@ from budwood.cli.groups import SettingsCommand, settings
 from budwood.cli.output import Answer, facts, say, title
 
 if TYPE_CHECKING:
-    from budwood.run import Result
+    from budwood.runs import Result
 
 INTERRUPTED = 130
 SETTINGS = click.argument("overrides", metavar="[NAME=VALUE]...", nargs=-1, callback=settings)
@@ -33,7 +33,7 @@ def run(config: str, overrides: tuple[str, ...]) -> Answer:
     if "=" in config and not Path(config).exists():
         raise click.UsageError(f"{config!r} is a setting; the configuration file comes first")
     from budwood.progress import screen
-    from budwood.run import run as train
+    from budwood.runs import run as train
 
     return _report(train(config, overrides, progress=screen()))
 
@@ -52,7 +52,7 @@ def resume(reference: str, overrides: tuple[str, ...]) -> Answer:
       budwood resume hopper-s3 trainer.total_timesteps=2_000_000
     """
     from budwood.progress import screen
-    from budwood.run import resume as go_on
+    from budwood.runs import resume as go_on
 
     return _report(go_on(reference, overrides, progress=screen()))
 
@@ -91,7 +91,7 @@ def evaluate(reference: str, episodes: int, seed: int) -> dict[str, object]:
     \b
       budwood eval last --episodes 100
     """
-    from budwood.run import evaluate as measure
+    from budwood.runs import evaluate as measure
 
     evaluation, checkpoint = measure(reference, episodes, seed)
     returns = evaluation.returns
@@ -122,7 +122,7 @@ def export(reference: str, to: Path | None) -> dict[str, object]:
     \b
       budwood export last --to model/
     """
-    from budwood.run import export as write
+    from budwood.runs import export as write
 
     path = write(reference, to)
     say(str(path))
