@@ -17,6 +17,7 @@ from stable_baselines3.common.buffers import BaseBuffer, NStepReplayBuffer, Repl
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from budwood.api import AdvantageFn, AdvantageInputs, Array, BindingError, Contributed, ContributionError
+from budwood_sb3.batches import rows_of
 from budwood_sb3.vec import TermVecEnv
 
 CHUNK = 65_536
@@ -28,13 +29,9 @@ def _combined(source: TermVecEnv, terms: Array, obs: Any | None) -> Array:
     parts = []
     for start in range(0, len(terms), CHUNK):
         rows = slice(start, start + CHUNK)
-        part = obs if obs is None else _rows(obs, rows)
+        part = obs if obs is None else rows_of(obs, rows)
         parts.append(np.asarray(source.combination(terms[rows], part)).astype(np.float32))
     return np.concatenate(parts)
-
-
-def _rows(obs: Any, rows: Any) -> Any:
-    return {key: value[rows] for key, value in obs.items()} if isinstance(obs, dict) else obs[rows]
 
 
 def _flat(obs: Any) -> Any:
@@ -211,7 +208,7 @@ class TermReplay:
             return
         terms = self.terms[old]  # (R, n, K)
         needs_obs = self._source.combination.needs_obs
-        obs = _flat(_rows(self.observations, old)) if needs_obs else None
+        obs = _flat(rows_of(self.observations, old)) if needs_obs else None
         rewards = _combined(self._source, terms.reshape(-1, terms.shape[-1]), obs)
         self.rewards[old] = rewards.reshape(terms.shape[:2])
         self.versions[old] = version

@@ -11,8 +11,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from budwood.api import Array, Evaluation, StepBatch
+from budwood_sb3.batches import ArrayBatch, rows_of, timeouts, with_terminal_observations
 from budwood_sb3.generators import generators, set_generators
-from budwood_sb3.vec import ArrayBatch, with_terminal_observations
 
 Observer = Callable[[StepBatch], None]
 
@@ -116,13 +116,13 @@ def _batch(
     """The rows that count, each info knowing its environment."""
     rows = np.flatnonzero(counting)
     batch = StepBatch()
-    batch.obs = _take(obs, rows)
+    batch.obs = rows_of(obs, rows)
     batch.actions = actions[rows]
-    batch.next_obs = _take(with_terminal_observations(next_obs, dones, infos) if dones.any() else next_obs, rows)
+    batch.next_obs = rows_of(with_terminal_observations(next_obs, dones, infos) if dones.any() else next_obs, rows)
     batch.rewards = np.asarray(rewards, dtype=np.float64)[rows]
     batch.dones = dones[rows]
     chosen: list[Mapping[str, Any]] = [{**infos[i], "env_index": int(i)} for i in rows]
-    batch.timeouts = np.array([bool(info.get("TimeLimit.truncated", False)) for info in chosen]) & batch.dones
+    batch.timeouts = timeouts(chosen) & batch.dones
     batch.infos = chosen
     return batch
 
@@ -133,7 +133,3 @@ def _with_arrays(batch: StepBatch, arrays: Mapping[str, Array]) -> ArrayBatch:
         setattr(richer, name, getattr(batch, name))
     richer.arrays = arrays
     return richer
-
-
-def _take(obs: Any, rows: Array) -> Any:
-    return {key: part[rows] for key, part in obs.items()} if isinstance(obs, dict) else obs[rows]

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from budwood.api import (
     NATIVE,
     Array,
+    Contributed,
     ContributionError,
     Contributions,
     RewardCombination,
@@ -25,6 +26,7 @@ from budwood.api import (
     StepBatch,
     TermColumn,
 )
+from budwood_sb3.batches import ArrayBatch, timeouts, with_terminal_observations
 
 EPISODES = 100
 """Over how many episodes the shaped return is averaged, as Stable-Baselines3 does for its own."""
@@ -40,21 +42,8 @@ class WeightedSum:
         self.weights = np.array([column.weight for column in columns], dtype=np.float64)
 
     def __call__(self, terms: Array, obs: Any | None) -> Array:
-        return terms @ self.weights
-
-
-class ArrayBatch(StepBatch):
-    """A :class:`StepBatch` of environments whose infos are arrays: ``arrays`` maps an info key to (n,)."""
-
-    __slots__ = ("arrays",)
-
-    arrays: Mapping[str, Array]
-
-    def info(self, key: str) -> Array:
-        if key not in self.arrays:
-            known = ", ".join(sorted(self.arrays)) or "none"
-            raise ContributionError(f"the environment gives no info key {key!r}; it gives {known}")
-        return np.asarray(self.arrays[key], dtype=np.float64)
+        combined: Array = terms.dot(self.weights)
+        return combined
 
 
 class TermVecEnv(VecEnvWrapper):
@@ -93,8 +82,8 @@ class TermVecEnv(VecEnvWrapper):
         self._functions = [(column, term.value.fn) for column, term in enumerate(contributed, 1) if term.value.fn]
         self._info_arrays: Callable[[], Mapping[str, Array]] | None = getattr(venv, "info_arrays", None)
         self._batch = StepBatch() if self._info_arrays is None else ArrayBatch()
-        self._batch.rewards = self.terms[:, 0]
-        self._no_timeouts = np.zeros(n, dtype=bool)
+        self._batch.rewards = self._native = self.terms[:, 0]
+        self._no_timeouts, self._shape = np.zeros(n, dtype=bool), (n,)
         self._flat = self.terms.reshape(-1)
         self._zeros = np.zeros(self._flat.size)
 
@@ -114,21 +103,24 @@ class TermVecEnv(VecEnvWrapper):
     def step_wait(self) -> tuple[Any, Array, Array, list[dict[str, Any]]]:
         next_obs, rewards, dones, infos = self.venv.step_wait()
         terms, obs = self.terms, self.obs
-        terms[:, 0] = rewards
+        ended = True in dones.tolist()  # a fifth of the time of dones.any()
+        self._native[:] = rewards
         if self._read_infos is not None:
             self._fill_from_infos(infos)
         if self._functions:
-            self._fill_from_functions(obs, next_obs, dones, infos)
+            self._fill_from_functions(obs, next_obs, dones, infos, ended)
         if self._flat.dot(self._zeros) != 0.0:  # 0 x NaN and 0 x inf are NaN, which differs from everything
             raise self._not_finite()
         combined = self.combination(terms, obs if self.combination.needs_obs else None)
-        self.shaped = self._checked(combined).astype(np.float32)
+        if self._combiner is not None:
+            combined = self._checked(combined, self._combiner)
+        self.shaped = combined.astype(np.float32)
         self.acted_on, self.obs = obs, next_obs
 
         self._sums += terms
         self._steps += 1
         self._returns += combined
-        if dones.any():
+        if ended:
             self._episodes.extend(self._returns[dones].tolist())
             self._returns[dones] = 0.0
         return next_obs, combined.astype(rewards.dtype), dones, infos
@@ -142,42 +134,42 @@ class TermVecEnv(VecEnvWrapper):
                 for column, key in zip(self._info_columns, self._info_keys, strict=True):
                     self.terms[:, column] = arrays[key]
             else:
-                self.terms[:, self._info_index] = [self._read_infos(info) for info in infos]  # type: ignore[misc]
+                self.terms[:, self._info_index] = list(map(self._read_infos, infos))  # type: ignore[arg-type]
         except (KeyError, TypeError, ValueError) as error:
             raise self._unreadable(infos) from error
 
-    def _fill_from_functions(self, obs: Any, next_obs: Any, dones: Array, infos: Sequence[Mapping[str, Any]]) -> None:
+    def _fill_from_functions(
+        self, obs: Any, next_obs: Any, dones: Array, infos: Sequence[Mapping[str, Any]], ended: bool
+    ) -> None:
         batch = self._batch
         batch.obs, batch.actions, batch.dones, batch.infos = obs, self._actions, dones, infos
-        batch.next_obs, batch.timeouts = next_obs, self._no_timeouts
+        batch.next_obs = with_terminal_observations(next_obs, dones, infos) if ended else next_obs
+        batch.timeouts = timeouts(infos) if ended else self._no_timeouts
         if isinstance(batch, ArrayBatch) and self._info_arrays is not None:
             batch.arrays = self._info_arrays()
-        if dones.any():
-            batch.next_obs = with_terminal_observations(next_obs, dones, infos)
-            batch.timeouts = np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos])
         for column, function in self._functions:
             try:
                 values = np.asarray(function(batch))
             except Exception as error:
                 raise self._failed(column, error) from error
-            if values.shape != self._no_timeouts.shape:
+            if values.shape != self._shape:
                 raise self._blame(
                     column, f"returned shape {values.shape}, and {self.num_envs} environments need ({self.num_envs},)"
                 )
             self.terms[:, column] = values
 
-    def _checked(self, combined: Array) -> Array:
-        if combined.shape != self.shaped.shape or combined.dot(self._zeros[: self.num_envs]) != 0.0:
-            claimed = self._combiner
-            assert claimed is not None, "a weighted sum of finite terms is finite"
-            what = "a value that is not finite" if combined.shape == self.shaped.shape else f"shape {combined.shape}"
-            raise ContributionError(
-                f"the reward combination returned {what} for {self.num_envs} environments",
-                where=f"plugins.{claimed.plugin}",
-                who=claimed.who,
-                do=f"It must return ({self.num_envs},) finite numbers for ({self.num_envs}, {len(self.columns)}) terms",
-            )
-        return combined
+    def _checked(self, combined: Array, claimed: Contributed[RewardCombination]) -> Array:
+        """What a plugin's combination returned, if it is finite numbers for every environment."""
+        combined = np.asarray(combined)
+        if combined.shape == self._shape and combined.dot(self._zeros[: self.num_envs]) == 0.0:
+            return combined
+        what = "a value that is not finite" if combined.shape == self._shape else f"shape {combined.shape}"
+        raise ContributionError(
+            f"the reward combination returned {what} for {self.num_envs} environments",
+            where=f"plugins.{claimed.plugin}",
+            who=claimed.who,
+            do=f"It must return ({self.num_envs},) finite numbers for ({self.num_envs}, {len(self.columns)}) terms",
+        )
 
     # ---- errors ----------------------------------------------------------------------------------------------------
 
@@ -252,24 +244,6 @@ def _slice(columns: Sequence[int]) -> slice | list[int]:
     """A slice where the columns are neighbours: assigning to one costs a third of assigning to a list."""
     neighbours = list(range(columns[0], columns[0] + len(columns)))
     return slice(columns[0], columns[0] + len(columns)) if list(columns) == neighbours else list(columns)
-
-
-def with_terminal_observations(next_obs: Any, dones: Array, infos: Sequence[Mapping[str, Any]]) -> Any:
-    """A copy of ``next_obs`` (n, ...), where an episode ended with its last observation instead of the next one's first."""
-    if isinstance(next_obs, dict):
-        return {
-            key: _replaced(part, dones, [info.get("terminal_observation", {}).get(key) for info in infos])
-            for key, part in next_obs.items()
-        }
-    return _replaced(next_obs, dones, [info.get("terminal_observation") for info in infos])
-
-
-def _replaced(array: Array, dones: Array, last: Sequence[Any]) -> Array:
-    changed = array.copy()
-    for row in np.flatnonzero(dones):
-        if last[row] is not None:
-            changed[row] = last[row]
-    return changed
 
 
 def find(venv: VecEnv | None) -> TermVecEnv | None:
