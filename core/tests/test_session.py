@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from budwood.api import (
+    CheckpointError,
     Contributed,
     ContributionError,
     Contributions,
@@ -270,3 +272,127 @@ def test_an_error_in_a_callback_names_plugin_event_and_step() -> None:
         "plugins.spy, step 10: its on_update_end raised ZeroDivisionError: by zero. "
         "Asked for by budwood-spy 1.0. Run again with --debug to see where."
     )
+
+
+def test_asking_for_a_checkpoint_in_a_grafted_script_does_nothing() -> None:
+    class Asks(RunCallback):
+        def on_update_end(self, control: RunControl) -> None:
+            control.checkpoint()
+
+    trainer = Counter(30)
+    made, _ = session(trainer, Asks())
+    trainer.fit(made)  # type: ignore[arg-type]
+    assert trainer.steps == 30
+
+
+def test_a_wish_is_granted_at_the_next_boundary_wherever_it_is_made() -> None:
+    """A callback that only sees rollouts; nothing else is due for a long time."""
+
+    class Watcher(RunCallback):
+        def on_rollout_end(self, control: RunControl, rollout: Any) -> None:
+            control.log({"watcher/steps": float(control.steps)})
+            if control.steps == 20:
+                control.checkpoint()
+                control.stop("enough")
+
+    class Rollouts(Counter):
+        def fit(self, events: Session) -> None:
+            events.start()
+            while self.steps < self.total_steps:
+                self.steps += 10
+                events.rollout_end(None)  # type: ignore[arg-type]
+                if self.steps >= events.next_boundary and not events.boundary(self.steps):
+                    return
+
+    trainer, saves = Rollouts(), []
+    made, memory = session(trainer, Watcher(), saves=saves)
+    trainer.fit(made)  # type: ignore[arg-type]
+    assert [step for step, _ in memory.records] == [0, 10, 20], "the last boundary, not the beginning of the run"
+    assert (trainer.steps, [s["steps"] for s in saves]) == (30, [30])
+
+
+def test_the_last_run_of_an_evaluator_is_not_lost_with_a_kill_after_the_last_update() -> None:
+    calls: list[int] = []
+
+    def measure(control: RunControl) -> EvalReport:
+        calls.append(control.steps)
+        return EvalReport()
+
+    def made(trainer: Counter, **kw: Any) -> Session:
+        probes = Contributions(evaluators=[owned(Evaluator("probe", 20, measure))])
+        return session(trainer, contributions=probes, rhythm=Rhythm(None, 0, 0, 50), saves=saves, **kw)[0]
+
+    saves: list[StateTree] = []
+    first, second = Counter(50), Counter(50)
+    first.fit(made(first))  # type: ignore[arg-type]
+    assert calls == [20, 40]
+    second.steps = 50
+    again = made(second, restored=saves[-1])
+    second.fit(again)  # type: ignore[arg-type]
+    again.finish()
+    assert calls == [20, 40, 50]
+
+
+def test_a_stop_is_remembered_by_the_checkpoint_of_the_same_boundary() -> None:
+    class Stopper(RunCallback):
+        def on_eval(self, control: RunControl, evaluation: Evaluation) -> None:
+            control.stop("enough")
+
+    rhythm, saves = Rhythm(20, 1, 0, 20), []
+    trainer = Counter()
+    made, _ = session(trainer, Stopper(), rhythm=rhythm, saves=saves)
+    trainer.fit(made)  # type: ignore[arg-type]
+    assert trainer.steps == 20
+    again, _ = session(Counter(), Stopper(), rhythm=rhythm, saves=[], restored=saves[0])
+    again.start()
+    assert again.next_boundary == 0
+    assert not again.boundary(20), "killed here, the run still ends where it would have ended"
+
+    made.finish()
+    more, _ = session(Counter(), Stopper(), rhythm=rhythm, saves=[], restored=saves[-1])
+    more.start()
+    assert more.boundary(20), "resumed after its end, it goes on"
+
+
+def test_no_second_is_counted_twice() -> None:
+    class Slow(Counter):
+        def evaluate(self, episodes: int, seed: int, observer: Any = None) -> Evaluation:
+            time.sleep(0.05)
+            return super().evaluate(episodes, seed, observer)
+
+    class Measures(RunCallback):
+        def on_update_end(self, control: RunControl) -> None:
+            control.evaluate(1, 0)
+
+    def measure(control: RunControl) -> EvalReport:
+        control.evaluate(1, 0)
+        return EvalReport()
+
+    trainer = Slow(10)
+    contributions = Contributions(callbacks=[owned(Measures())], evaluators=[owned(Evaluator("probe", 10, measure))])
+    made, _ = session(trainer, contributions=contributions)
+    began = time.perf_counter()
+    trainer.fit(made)  # type: ignore[arg-type]
+    assert 0.1 <= made.seconds["evaluation"] <= sum(made.seconds.values()) <= time.perf_counter() - began
+
+
+def test_an_error_in_a_state_names_the_plugin() -> None:
+    class Broken(RunCallback):
+        def state_dict(self) -> StateTree:
+            raise ZeroDivisionError("by zero")
+
+    made, _ = session(Counter(), Broken())
+    with pytest.raises(ContributionError, match=r"plugins\.spy, step 0: its state_dict raised ZeroDivisionError"):
+        made.state_dict()
+
+
+def test_a_checkpoint_of_other_callbacks_is_refused() -> None:
+    saved = session(Counter(), Spy())[0].state_dict()
+    made, _ = session(Counter(), Spy(), Spy(), restored=saved)
+    with pytest.raises(CheckpointError, match="holds the state of 1 callbacks, and the plugins give 2 now"):
+        made.start()
+
+
+def test_an_evaluator_needs_a_step_to_run_at() -> None:
+    with pytest.raises(ContributionError, match="evaluator 'probe' is to run every 0 steps; give at least 1"):
+        Evaluator("probe", 0, lambda control: EvalReport())

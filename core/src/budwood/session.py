@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from budwood.api import (
     BudwoodError,
+    CheckpointError,
     Contributed,
     ContributionError,
     Contributions,
@@ -23,6 +24,7 @@ from budwood.api import (
     Rollout,
     RunCallback,
     RunControl,
+    Stateful,
     StateTree,
     StepBatch,
     Trainer,
@@ -112,6 +114,7 @@ class Session:
         self._evaluators = [(item, Due(item.value.every)) for item in contributions.evaluators]
         self._checkpoint_asked = False
         self._muted = False
+        self._counted = 0.0
         self._on_rollout_end = self._overriding("on_rollout_end")
         self._on_update_end = self._overriding("on_update_end")
         self.next_boundary = 0
@@ -142,10 +145,13 @@ class Session:
         self.trainer.reset_policy(seed)
 
     def checkpoint(self) -> None:
-        self._checkpoint_asked = True
+        if self._save is not None:
+            self._checkpoint_asked = True
+            self.next_boundary = 0
 
     def stop(self, reason: str) -> None:
         self.stopped = reason
+        self.next_boundary = 0
 
     # ---- TrainerEvents: what the trainer reports -------------------------------------------------------------------
 
@@ -216,9 +222,12 @@ class Session:
         self._recorder.flush()
 
     def _plan(self) -> None:
-        busy = bool(self._on_update_end) or self.interrupted or self.stopped is not None
         events = [self._evaluation.next, self._checkpoint.next, *(due.next for _, due in self._evaluators)]
-        self.next_boundary = 0 if busy else min(events)
+        self.next_boundary = min(events)
+        # After the line above: a signal that comes between the two is seen here. Rollouts need to know their step.
+        watched = self._on_update_end or self._on_rollout_end
+        if watched or self._checkpoint_asked or self.interrupted or self.stopped is not None:
+            self.next_boundary = 0
 
     def _evaluate_now(self) -> None:
         evaluation = self.evaluate(self._rhythm.episodes, self._rhythm.evaluation_seed)
@@ -263,29 +272,46 @@ class Session:
             "steps": self.steps,
             "evaluation_steps": self.evaluation_steps,
             "ended_at": self.ended_at,
+            "stopped": self.stopped,
+            "evaluators": [due.last for _, due in self._evaluators],
             "latest": dict(self.latest),
             "evaluations": [
                 {"step": step, "returns": e.returns, "lengths": e.lengths, "env_steps": e.env_steps, "seed": e.seed}
                 for step, e in self.evaluations
             ],
             "callbacks": [
-                {"plugin": item.plugin, "state": item.value.state_dict()} for item in self.contributions.callbacks
+                {"plugin": item.plugin, "state": self._state_of(item, item.value)}
+                for item in self.contributions.callbacks
             ],
             "terms": {
-                f"{item.plugin}.{item.value.name}": item.value.state.state_dict()
+                f"{item.plugin}.{item.value.name}": self._state_of(item, item.value.state)
                 for item in self.contributions.reward_terms
                 if item.value.state is not None
             },
         }
 
+    def _state_of(self, item: Contributed[Any], holder: Stateful) -> StateTree:
+        with self._blaming(item, "state_dict"):
+            return holder.state_dict()
+
     def _load_state(self, state: StateTree) -> None:
         self.steps = state["steps"]
         self.evaluation_steps = state["evaluation_steps"]
         self.ended_at = state["ended_at"]
+        if (
+            self.ended_at != self.steps
+        ):  # who resumes a run that a plugin stopped, and that has ended, wants it to go on
+            self.stopped = state["stopped"]
         self.latest = dict(state["latest"])
         self.evaluations = [
             (e["step"], Evaluation(e["returns"], e["lengths"], e["env_steps"], e["seed"])) for e in state["evaluations"]
         ]
+        if len(state["callbacks"]) != len(self.contributions.callbacks):
+            raise CheckpointError(
+                f"the checkpoint holds the state of {len(state['callbacks'])} callbacks, and the plugins give "
+                f"{len(self.contributions.callbacks)} now",
+                do="Install the versions of the plugins that the run was trained with: see its versions.json",
+            )
         for item, saved in zip(self.contributions.callbacks, state["callbacks"], strict=True):
             with self._blaming(item, "load_state_dict"):
                 item.value.load_state_dict(saved["state"])
@@ -295,6 +321,8 @@ class Session:
                     term.value.state.load_state_dict(state["terms"][f"{term.plugin}.{term.value.name}"])
         for due in (self._evaluation, self._checkpoint, *(due for _, due in self._evaluators)):
             due.advance(self.steps)
+        for (_, due), last in zip(self._evaluators, state["evaluators"], strict=True):
+            due.last = last
 
     # ---- helpers ---------------------------------------------------------------------------------------------------
 
@@ -304,9 +332,13 @@ class Session:
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:
+        """Count seconds under ``what``, less those that an activity inside it counts itself."""
+        outside, self._counted = self._counted, 0.0
         started = time.perf_counter()
         yield
-        self.seconds[what] += time.perf_counter() - started
+        spent = time.perf_counter() - started
+        self.seconds[what] += spent - self._counted
+        self._counted = outside + spent
 
     @contextmanager
     def _blaming(self, item: Contributed[Any], what: str) -> Iterator[None]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from budwood.api.errors import ContributionError
 from budwood.api.reward import StepBatch
 from budwood.api.state import Array, StateTree
 from budwood.api.training import Rollout
@@ -27,7 +28,11 @@ class Evaluation:
 
 
 class RunControl(Protocol):
-    """Handed to every callback. ``steps`` counts training environment steps, ``env_steps`` those of evaluations too."""
+    """Handed to every callback and evaluator.
+
+    ``steps`` counts training environment steps up to the last boundary, ``env_steps`` those of evaluations too;
+    ``total_steps`` is where training ends, ``n_envs`` how many environments run side by side.
+    """
 
     @property
     def steps(self) -> int: ...
@@ -65,7 +70,9 @@ class RunCallback:
     """Override what you need; an event nobody overrides costs nothing.
 
     Order at a boundary: ``on_rollout_end`` -> (the trainer updates) -> ``on_update_end`` -> ``on_eval`` -> checkpoint.
-    A callback that holds state gives ``state_dict`` / ``load_state_dict``; both are called at boundaries only.
+    A callback that holds state gives ``state_dict`` / ``load_state_dict``; both are called at boundaries only. What
+    ``on_checkpoint`` changes or logs is not in the checkpoint it is told of. After a resume ``on_run_start`` comes first,
+    with ``log`` silent, then ``load_state_dict``.
     """
 
     def on_run_start(self, control: RunControl) -> None: ...
@@ -88,17 +95,19 @@ class RunCallback:
 
 @dataclass(frozen=True)
 class EvalReport:
-    """``metrics`` are logged; ``tables`` (name -> rows) and ``artifacts`` (files) are kept with the run."""
+    """``metrics`` are logged as ``plugin/name``, at the step of the boundary."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
-    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    artifacts: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """``run(control)`` is called every ``every`` steps (at the next boundary) and once at the end."""
+    """``run(control)`` is called every ``every`` training steps (at the next boundary) and once at the end."""
 
     name: str
     every: int
     run: Callable[[RunControl], EvalReport]
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ContributionError(f"evaluator {self.name!r} is to run every {self.every} steps; give at least 1")

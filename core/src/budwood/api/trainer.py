@@ -94,7 +94,8 @@ class TrainerEvents(Protocol):
     control: RunControl
 
     def start(self) -> None:
-        """Before the first rollout, also after a resume."""
+        """Before the first rollout, also after a resume. :meth:`boundary` may be asked at once whether to train at all:
+        a plugin may have stopped the run already, now or before the checkpoint."""
 
     def wants_rollouts(self) -> bool:
         """Whether any callback overrides ``on_rollout_end``: if not, no :class:`Rollout` need be made."""
