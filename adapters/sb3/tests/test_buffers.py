@@ -202,6 +202,18 @@ def sampled(buffer: Any) -> Any:
     return buffer.sample(200).rewards.numpy()
 
 
+def test_an_n_step_return_recomputes_the_rows_that_follow(make_run: Any, train: Any) -> None:
+    args = {**OFF, "learning_starts": 1000, "n_steps": 3}
+    run = make_run({"algo": "sac", "args": args, "total_timesteps": 40}, {"id": "Point-v0"})
+    combination = Weights((1.0, 0.3, 0.2))
+    moved = train(run, Shape(combination)).native.replay_buffer
+    meant = train(run, Shape(Weights((0.0, 1.0, -2.0)))).native.replay_buffer
+    combination.move(0.0, 1.0, -2.0)
+    found, expected = (buffer._get_samples(np.array([5])).rewards.item() for buffer in (moved, meant))
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert np.flatnonzero(moved.versions).tolist() == [5, 6, 7]
+
+
 def test_rows_are_recomputed_once(make_run: Any, train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run({"algo": "sac", "args": OFF | {"learning_starts": 1000}, "total_timesteps": 60}, {"id": "Point-v0"})
     combination = Weights((1.0, 0.3, 0.2))

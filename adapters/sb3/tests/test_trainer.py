@@ -221,10 +221,19 @@ def test_evaluation_counts_as_evaluate_policy_does(trainer: Any, normalize: Any,
     assert made
 
 
+class Careless(gym.Wrapper):
+    """Draws from every generator that is not its own."""
+
+    def step(self, action: Any) -> Any:
+        random.random(), np.random.random(), torch.rand(1)
+        return self.env.step(action)
+
+
 def test_evaluation_leaves_everything_as_it_was(
     make_run: Any, contribute: Any, events: Any, train: Any, same: Any
 ) -> None:
-    run = make_run(ppo(), {**POINTS, "normalize": {"obs": True}})
+    gym.register("Careless-v0", entry_point=lambda **kwargs: Careless(gym.make("Point-v0", **kwargs)))
+    run = make_run(ppo(), {**POINTS, "id": "Careless-v0", "normalize": {"obs": True}})
     trainer = build(run, contribute(run, Terms()))
 
     def look(steps: int) -> bool:
@@ -275,6 +284,7 @@ def test_a_reset_policy_is_fresh_under_its_seed_and_the_rest_stays(
     model = built.native
     initial = [value.detach().clone() for value in model.policy.parameters()]
     drawn: list[Any] = []
+    starts: list[Any] = []
 
     def reset(steps: int) -> bool:
         statistics, buffer, generator = (
@@ -286,6 +296,8 @@ def test_a_reset_policy_is_fresh_under_its_seed_and_the_rest_stays(
         for seed in (5, 5, 6):
             built.reset_policy(seed)
             drawn.append([value.detach().clone() for value in model.policy.parameters()])
+            starts.append(np.copy(model._last_original_obs))
+        assert not (starts[0] == starts[1]).any()  # the environments go on drawing from their own generators
         assert torch.equal(torch.get_rng_state(), generator) or model.use_sde
         assert model.num_timesteps == steps
         assert (
