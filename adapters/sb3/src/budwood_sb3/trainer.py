@@ -138,6 +138,8 @@ def build(run: Run, contributions: Contributions) -> SB3Trainer:
     algorithm = ALGORITHMS[trainer.algo]
     _precision(run.config.get("precision", "fp32"))
     _check_device(run.device)
+    if trainer.threads is not None:
+        torch.set_num_threads(trainer.threads)
 
     venv = envs.make(env, run.seed, wrap=contributions.wrap_env)
     check_actions(algorithm, venv.action_space, env.id)
