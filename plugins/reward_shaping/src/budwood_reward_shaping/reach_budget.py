@@ -24,7 +24,9 @@ GAIN = DT**3 / 2 * sum(k * k for k in range(1, STEPS + 1))
 WINDOW = (DISTANCE / GAIN, (2 * BUDGET / GAIN) ** 0.5)
 """The ratios w_speed / w_effort that do the task."""
 
-PACKS = {"ReachBudget-v0": Pack((InfoTerm("speed", "speed"), InfoTerm("effort", "effort", sign="-")), {})}
+_PACK = Pack((InfoTerm("speed", "speed"), InfoTerm("effort", "effort", sign="-")))
+PACKS = {"ReachBudget": _PACK, "ReachBudget-v0": _PACK}
+"""By class and by Gymnasium id."""
 
 
 class ReachBudget(gym.Env[Array, Array]):

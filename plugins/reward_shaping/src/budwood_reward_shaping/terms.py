@@ -120,7 +120,8 @@ class Pack:
 def action_sq(batch: StepBatch) -> Array:
     """Squared length of the action."""
     actions = np.asarray(batch.actions, dtype=np.float64).reshape(len(batch.dones), -1)
-    return np.einsum("na,na->n", actions, actions)
+    squares: Array = np.square(actions).sum(axis=1)
+    return squares
 
 
 def one(batch: StepBatch) -> Array:

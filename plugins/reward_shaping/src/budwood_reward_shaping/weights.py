@@ -27,7 +27,8 @@ class StaticWeights:
 
     def weights(self, phi: Array) -> Array:
         low, high = self.log_bounds
-        return np.exp(np.clip(phi, low, high))
+        bounded: Array = np.clip(phi, low, high)
+        return np.exp(bounded)
 
     def project(self, gradient: Array) -> Array:
         """Without its part along the direction in which only the scale changes."""

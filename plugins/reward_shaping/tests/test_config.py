@@ -1,0 +1,60 @@
+"""The section's defaults and what it refuses."""
+
+from __future__ import annotations
+
+import pydantic
+import pytest
+
+from budwood_reward_shaping.config import ShapingConfig
+
+CRITERIA = [{"name": "far", "source": "x", "stat": "final", "op": ">=", "threshold": 4.0}]
+
+
+def section(**changes):
+    return ShapingConfig.model_validate({"terms": ["speed", "effort"], "criteria": CRITERIA, **changes})
+
+
+def test_defaults_are_those_of_the_method():
+    config = section()
+    outer, explore = config.outer, config.explore
+    assert (outer.steps, outer.inner_iterations, outer.lr, outer.rollouts, outer.alpha) == (30, 120, 0.35, 8, 0.05)
+    assert (outer.episodes, outer.consecutive, outer.stall_window, outer.stall_delta) == (20, 2, 3, 0.02)
+    assert (explore.novelty, explore.candidates, explore.p_target, explore.probability) == ("rnd", 64, 0.9, [0.2, 1.0])
+    assert (config.weights.bounds, config.weights.w_task, config.weights.scale) == ([0.1, 10.0], 1.0, "auto")
+    assert outer.reset_on_gradient
+    assert config.searches is outer
+
+
+def test_two_ways_to_keep_weights_fixed():
+    assert section(outer=None).searches is None
+    assert section(outer={"steps": 0}).searches is None
+    assert section(outer=None, criteria=[]).criteria == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"criteria": []}, "criteria: the search needs at least one to know success; or write outer: null"),
+        ({"terms": ["task", "speed"]}, "'task' follows from the criteria and is not listed"),
+        ({"terms": ["speed", {"name": "speed", "info": "v"}]}, "terms: 'speed' is listed twice"),
+        ({"terms": []}, "at least 1 item"),
+        ({"terms": ["speed"], "weights": {"w_task": 0.0}}, "one term alone has nothing to be weighed against"),
+        ({"criteria": CRITERIA * 2}, "criteria: 'far' is used twice"),
+        ({"weights": {"initial": {"speed": 1.0}}}, "weights.initial: must name every term and no other: speed, effort"),
+        ({"weights": {"scale": {"speed": 1.0}}}, "weights.scale: must name every term and no other: speed, effort"),
+        ({"weights": {"scale": -1.0}}, "scale: a number must be positive"),
+        ({"weights": {"bounds": [1.0, 1.0]}}, "bounds: needs 0 < lowest < highest"),
+        ({"weights": {"initial": {"speed": 20.0, "effort": 1.0}}}, "initial: speed lies outside the bounds 0.1 to 10"),
+        ({"explore": {"probability": [0.5, 0.2]}}, "probability: needs 0 <= lowest <= highest <= 1"),
+        ({"baseline": "oracle"}, "baseline: oracle needs weights.initial"),
+        ({"baseline": "uniform", "weights": {"initial": {"speed": 1, "effort": 1}}}, "uniform means equal weights"),
+        ({"baseline": "random", "outer": None}, "baseline: needs the outer loop"),
+        ({"baseline": "best"}, "'oracle', 'uniform', 'constant_reset', 'gradient', 'gradient_reset' or 'random'"),
+        ({"weights": {"param": "state"}}, "'static'"),
+        ({"outter": {}}, "Extra inputs are not permitted"),
+    ],
+)  # fmt: skip
+def test_refusals(changes, message):
+    with pytest.raises(pydantic.ValidationError) as error:
+        section(**changes)
+    assert message in str(error.value)
