@@ -60,14 +60,31 @@ def test_an_ambiguous_or_unknown_reference_says_what_there_is(runs: Path) -> Non
 
 def test_a_running_run_whose_process_is_gone_was_killed(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.write_status(status="running", pid=os.getpid())
-    assert run.status["status"] == "running"
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
-    run.write_status(pid=child)
-    assert run.status["status"] == "killed"
+    with run.locked():
+        run.write_status(status="running", pid=os.getpid())
+        assert run.status["status"] == "running"
+    assert run.status["status"] == "killed", "this process lives, and its number may be another's: nobody trains"
+
+
+def test_a_damaged_status_hides_no_other_run(runs: Path) -> None:
+    (runs / "hopper-s0-20260101-000000-aaaa" / "status.json").write_text("")
+    assert [run.status["status"] for run in list_runs(runs)] == ["unknown", "finished"]
+    damaged = find_run("hopper-s0", runs)
+    damaged.write_status(status="finished")
+    assert damaged.status["status"] == "finished"
+
+
+def test_a_folder_that_cannot_be_written_to_says_so_when_a_run_is_resumed(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()  # what the owner of every file cannot open either
+    with pytest.raises(BudwoodError, match="writing failed"), RunFolder(tmp_path).locked():
+        pass
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append((tmp_path / "status.json").exists()))
+    write_atomically(tmp_path / "status.json", "{}")
+    assert seen == [False]
 
 
 def test_status_changes_keep_what_was_there(tmp_path: Path) -> None:
@@ -125,10 +142,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     target = tmp_path / "status.json"
     write_atomically(target, "old")
 
-    def full(self: Path, text: str) -> int:
+    def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskFullError):
         write_atomically(target, "new")
     assert target.read_text() == "old"

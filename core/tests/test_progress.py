@@ -154,3 +154,24 @@ def test_numbers_are_short(value: float, text: str) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, RuntimeError("reentrant call"), ValueError("closed file")])
+def test_a_reader_that_goes_away_ends_no_run(
+    error: Exception, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RuntimeError: what Python raises when a signal's handler prints in the middle of a print."""
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise error
+
+    lines = (PlainLines(io.StringIO(), every=0), TerminalLine(terminal, every=0))
+    monkeypatch.setattr("builtins.print", gone)
+    monkeypatch.setattr("rich.console.Console.print", gone)
+    monkeypatch.setattr("rich.live.Live.update", gone)
+    for line in lines:
+        line.start(100)
+        line.update(50, {})
+        line.phase("evaluating")
+        line.message("hello")
+        line.stop("done")

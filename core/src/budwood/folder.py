@@ -13,11 +13,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from budwood.api.errors import BudwoodError, ConfigError, DiskFullError
 
 STATUS = "status.json"
+LOCK = "lock"
+LOCK_SECONDS = 1.0
+"""Who asks whether a run is being trained holds the lock for microseconds; a second trainer holds it for longer."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +43,22 @@ class RunFolder:
 
     @property
     def status(self) -> dict[str, Any]:
-        """What the run last said of itself; ``killed`` if it says running and its process is gone."""
-        try:
-            status: dict[str, Any] = json.loads((self.folder / STATUS).read_text())
-        except FileNotFoundError:
-            return {"status": "unknown"}
-        if status.get("status") == "running" and not _alive(status.get("pid")):
+        """What the run last said of itself; ``killed`` if it says running and no process trains here."""
+        status = {"status": "unknown", **self._written()}
+        if status["status"] == "running" and not self._is_locked():
             status["status"] = "killed"
         return status
 
     def write_status(self, **changes: Any) -> None:
-        path = self.folder / STATUS
-        current = json.loads(path.read_text()) if path.exists() else {}
-        write_atomically(path, json.dumps({**current, **changes}, indent=1))
+        write_atomically(self.folder / STATUS, json.dumps({**self._written(), **changes}, indent=1))
+
+    def _written(self) -> dict[str, Any]:
+        """Empty for a file that is not there, or that a power cut or a person damaged: the run itself does not need it."""
+        try:
+            status: dict[str, Any] = json.loads((self.folder / STATUS).read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return status
 
     def create(self) -> None:
         try:
@@ -63,33 +69,47 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time may train in this folder."""
-        with (self.folder / "lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BudwoodError(
-                    "another process is training this run", where=str(self.folder), do="Wait for it, or stop it first"
-                ) from None
+        try:
+            handle = (self.folder / LOCK).open("w")
+        except OSError as error:
+            raise disk_error(error, self.folder) from error
+        with handle:
+            give_up = time.monotonic() + LOCK_SECONDS
+            while not _take(handle, fcntl.LOCK_EX):
+                if time.monotonic() > give_up:
+                    raise BudwoodError(
+                        "another process is training this run",
+                        where=str(self.folder),
+                        do="Wait for it, or stop it first",
+                    )
+                time.sleep(0.05)
             yield
 
+    def _is_locked(self) -> bool:
+        """Whether a living process trains here. Unlike a process number, a lock is never somebody else's."""
+        try:
+            with (self.folder / LOCK).open() as handle:
+                return not _take(handle, fcntl.LOCK_SH)
+        except FileNotFoundError:
+            return False
 
-def _alive(pid: Any) -> bool:
-    if not isinstance(pid, int):
-        return False
+
+def _take(handle: TextIO, kind: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    except PermissionError:
-        return True
     return True
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """All of ``text`` under ``path``, or what was there before."""
+    """All of ``text`` under ``path``, or what was there before, also after a power cut."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text)
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """What a person sees while a run trains: one line that changes on a terminal, a plain line now and then elsewhere.
 
 Everything is drawn from the thread that trains and at most a few times a second: no thread of its own competes with it.
+A reader that went away, as with ``budwood run ... 2>&1 | head``, ends the reading and not the run.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -124,6 +126,11 @@ class _Line(Progress):
         return words
 
 
+def _if_read() -> AbstractContextManager[None]:
+    """OSError, ValueError: nobody reads any more. RuntimeError: a signal's message in the middle of another one."""
+    return suppress(OSError, ValueError, RuntimeError)
+
+
 class PlainLines(_Line):
     """One line at most every ``every`` seconds, for logs and pipes."""
 
@@ -138,7 +145,8 @@ class PlainLines(_Line):
         self._phase = text
 
     def message(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        with _if_read():
+            print(text, file=self._stream, flush=True)
 
     def stop(self, text: str = "") -> None:
         if text:
@@ -160,24 +168,28 @@ class TerminalLine(_Line):
 
         super().start(total, already)
         self._live = Live(self._table(), console=self._console, auto_refresh=False)
-        self._live.start(refresh=True)
+        with _if_read():
+            self._live.start(refresh=True)
 
     def _draw(self) -> None:
         if self._live is not None:
-            self._live.update(self._table(), refresh=True)
+            with _if_read():
+                self._live.update(self._table(), refresh=True)
 
     def phase(self, text: str) -> None:
         self._phase = text
         self._draw()
 
     def message(self, text: str) -> None:
-        self._console.print(text)
+        with _if_read():
+            self._console.print(text)
 
     def stop(self, text: str = "") -> None:
         if self._live is not None:
             self._phase = ""
             self._draw()
-            self._live.stop()
+            with _if_read():
+                self._live.stop()
             self._live = None
         if text:
             self.message(text)
