@@ -278,3 +278,22 @@ def test_check_fails_on_errors_only(findings: Any, capsys: pytest.CaptureFixture
     findings("class Plugin: pass", name="empty")
     assert main(["plugin", "check", "empty"]) == 1
     assert "error  it implements no hook  -> Mark its methods" in capsys.readouterr().out
+
+
+def test_a_section_is_read_as_in_a_run(findings: Any) -> None:
+    """From YAML a tuple comes as a list."""
+    source = """
+class Options(Config):
+    terms: tuple[str, ...] = Field(description="which")
+
+class Plugin:
+    @hookimpl
+    def config_model(self):
+        return Options
+
+    @hookimpl
+    def reward_terms(self, run):
+        return [RewardTerm(name, info_key=name) for name in run.section.terms]
+"""
+    assert levels(findings(source, terms=["speed"]), "error") == []
+    assert levels(findings(source, name="other", terms=("speed",)), "error") == []

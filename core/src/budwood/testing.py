@@ -38,6 +38,7 @@ from budwood.api import (
     Stateful,
 )
 from budwood.plugins import Activation, Active, Installed, PerPlugin, find, kebab, load, snake
+from budwood.yaml_io import plain
 
 HEAVY = ("torch", "transformers", "trl", "lerobot", "mlflow")
 """What importing a plugin must not import: ``budwood plugins --hooks`` would take seconds."""
@@ -180,7 +181,8 @@ def _configuration(activation: Activation, section: Mapping[str, Any] | None) ->
         yield Finding("ok", "is an adapter: what it can bind depends on the trainer and is not checked here")
         return
     try:
-        validated = model.model_validate(dict(section or {}))
+        # As a run does: in JSON mode, where a list is a tuple's only notation.
+        validated = model.model_validate_json(json.dumps(plain(section or {})[0]))
     except ValidationError as error:
         places = ((".".join(map(str, problem["loc"])), problem["msg"]) for problem in error.errors())
         reasons = "; ".join(f"{place}: {reason}" if place else reason for place, reason in places)
