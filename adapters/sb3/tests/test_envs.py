@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from budwood.api import hookimpl
 from budwood_sb3 import envs
 from budwood_sb3.config import EnvConfig
 from budwood_sb3.fast import FastVecEnv
@@ -81,6 +83,20 @@ def test_an_environment_that_a_plugin_puts_in_the_place_gets_a_monitor(point: An
     venv: Any = envs.make(config(), 0, wrap=lambda factory, role: lambda: gym.wrappers.TimeLimit(point(), 5))
     assert isinstance(venv.envs[0], Monitor)
     assert venv.envs[0].get_wrapper_attr("_max_episode_steps") == 5
+
+
+class Wraps:
+    @hookimpl(wrapper=True)
+    def build_env(self, run: Any, role: str) -> Any:
+        inner = yield
+        return lambda: Doubled(inner())
+
+
+def test_what_plugins_wrap_can_be_sent_to_a_subprocess(make_run: Any, contribute: Any) -> None:
+    wrap = contribute(make_run({"algo": "ppo", "total_timesteps": 1}, {"id": "Point-v0"}), Wraps()).wrap_env
+    sent = cloudpickle.loads(cloudpickle.dumps(envs._Finish(wrap, "train")))
+    env = sent(Monitor(gym.make("Point-v0")))
+    assert type(env).__name__ == "Doubled"
 
 
 def test_subprocesses_step_the_same_environments() -> None:

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3 import DQN, PPO, SAC, HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
@@ -132,6 +132,35 @@ def test_losses_advantage_and_policy() -> None:
     flat = Contributions(advantage=own(lambda inputs: np.zeros_like(inputs.values)))
     model = grafted(PPO, lambda: flat)("MlpPolicy", points(), **ROLLOUTS).learn(64)
     assert (model.rollout_buffer.returns == model.rollout_buffer.values).all()
+
+
+class Linear(torch.nn.Module):
+    """The smallest neutral policy."""
+
+    def __init__(self, observations: Any, actions: Any) -> None:
+        super().__init__()
+        self.mean, self.baseline = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+
+    def act(self, obs: Any, deterministic: bool = False) -> Any:
+        around = torch.distributions.Normal(self.mean(obs), 0.5)
+        action = around.mean if deterministic else around.sample()
+        return action, around.log_prob(action), self.value(obs)
+
+    def evaluate(self, obs: Any, actions: Any) -> Any:
+        around = torch.distributions.Normal(self.mean(obs), 0.5)
+        return around.log_prob(actions), around.entropy(), self.value(obs)
+
+    def value(self, obs: Any) -> Any:
+        return self.baseline(obs)
+
+
+def test_a_policy_of_a_plugin_is_saved_without_it(tmp_path: Path) -> None:
+    Grafted = grafted(PPO, lambda: Contributions(policy=own(Linear)))
+    model = Grafted("MlpPolicy", points(), **ROLLOUTS).learn(64)
+    assert isinstance(model.policy.network, Linear)
+    assert model.policy_class is PPO.policy_aliases["MlpPolicy"]
+    model.save(tmp_path / "model")
+    assert same(Grafted.load(tmp_path / "model"), model)
 
 
 class Watching(RunCallback):
@@ -295,6 +324,31 @@ def test_a_replay_buffer_with_experience_cannot_get_terms() -> None:
         grafted(model, terms())
     assert type(model) is DQN
     assert vec.find(model.env) is None
+
+
+class Goals(gym.Env):
+    """The least that HerReplayBuffer accepts."""
+
+    def __init__(self) -> None:
+        box = gym.spaces.Box(-1, 1, (1,), np.float32)
+        self.observation_space = gym.spaces.Dict(dict.fromkeys(("observation", "achieved_goal", "desired_goal"), box))
+        self.action_space = box
+
+    def reset(self, **kwargs: Any) -> Any:
+        return self.observation_space.sample(), {}
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> Any:
+        return np.zeros(len(achieved))
+
+
+def test_imagined_goals_have_no_terms() -> None:
+    model = SAC("MultiInputPolicy", Goals(), **REPLAY, replay_buffer_class=HerReplayBuffer)
+    with pytest.raises(BindingError) as raised:
+        grafted(model, terms())
+    assert str(raised.value) == (
+        "replay_buffer_class: HerReplayBuffer asks the environment for the rewards of imagined goals, which have no reward "
+        "terms. Use another replay buffer, or no reward terms."
+    )
 
 
 def test_what_is_fixed_at_construction_is_not_graftable() -> None:
