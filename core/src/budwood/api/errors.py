@@ -26,7 +26,8 @@ class BudwoodError(Exception):
         if self.do:
             parts.append(self.do)
         paragraph = " ".join(part if part.endswith((".", "?", "!", ":")) else f"{part}." for part in parts)
-        return "\n".join([paragraph, *(f"  - {problem}" for problem in self.problems)])
+        lines = [paragraph, *(f"  - {problem}" for problem in self.problems)]
+        return "\n".join(" ".join(line.splitlines()) for line in lines)
 
 
 class ConfigError(BudwoodError):
