@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, create_model
 
 from budwood.api import Config, PluginError
+from budwood.folder import default_output
 from budwood.plugins import Activation, Active
 
 
@@ -65,7 +66,11 @@ class RunConfig(Config):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
-    output: str = Field(default="runs", min_length=1, description="folder of all runs")
+    output: str = Field(
+        default_factory=lambda: str(default_output()),
+        min_length=1,
+        description="folder of all runs; default: BUDWOOD_OUTPUT, else runs",
+    )
     init_from: str | None = Field(default=None, description="a run whose policy this one starts from")
     device: Annotated[str, AfterValidator(_device)] = "auto"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"

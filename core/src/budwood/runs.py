@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def run(
     """
     loaded = config.load(source, [*overrides, *config.keyword_overrides(keywords)])
     output = prepare_output(default_output(loaded.data))
+    loaded = _with_source(loaded, output)
     folder = new_folder(output, str(loaded.data.get("name", "run")), loaded.data.get("seed", 0))
     planned = plan(loaded, folder.folder)
     trainer, notes = _fresh(planned)
@@ -51,9 +53,9 @@ def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress 
     state, meta = Checkpoints(folder.checkpoints, 1).load(path)
     _check_origin(planned, meta["config"], path)
     trainer = planned.build_trainer()
-    _check_unfinished(folder, trainer)
+    _check_unfinished(folder, trainer, state["session"]["steps"])
     notes = [
-        *(f"damaged checkpoint left out: {problem}" for problem in damaged),
+        *_left_out(damaged),
         f"continuing from {path.name}",
         *machine.version_changes(meta["versions"]),
         *trainer.load_state_dict(state["trainer"]),
@@ -61,41 +63,59 @@ def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress 
     return train(folder, planned, trainer, (state, meta), notes, progress or silent())
 
 
+def _with_source(loaded: config.Loaded, output: Path) -> config.Loaded:
+    """``init_from`` as the folder of the run that is meant now: ``last`` will be another one tomorrow."""
+    reference = loaded.data.get("init_from")
+    if not isinstance(reference, str):
+        return loaded
+    try:
+        source = find_run(reference, output)
+    except ConfigError as error:
+        error.where = "init_from"
+        raise
+    return replace(loaded, data={**loaded.data, "init_from": str(source.folder)})
+
+
 def _fresh(planned: Plan) -> tuple[Trainer, list[str]]:
     """A trainer at step 0, with another run's policy if ``init_from`` names one."""
     trainer = planned.build_trainer()
-    reference = planned.data["init_from"]
-    if not reference:
+    if not planned.data["init_from"]:
         return trainer, []
-    source = find_run(reference, default_output(planned.data))
-    state, _, path = _newest(source)
+    source = find_run(planned.data["init_from"])
+    state, path, notes = _newest(source)
     trainer.load_policy(state["trainer"])
-    return trainer, [f"policy taken from {source.run_id}, {path.name}"]
+    return trainer, [*notes, f"policy taken from {source.run_id}, {path.name}"]
 
 
-def _check_unfinished(folder: RunFolder, trainer: Trainer) -> None:
-    status = folder.status
-    if status["status"] == "finished" and status["steps"] >= trainer.total_steps:
+def _left_out(damaged: Sequence[str]) -> list[str]:
+    return [f"damaged checkpoint left out: {problem}" for problem in damaged]
+
+
+def _check_unfinished(folder: RunFolder, trainer: Trainer, steps: int) -> None:
+    if folder.status["status"] == "finished" and steps >= trainer.total_steps:
         raise ConfigError(
-            f"this run is finished, at {status['steps']:,} steps",
+            f"this run is finished, at {steps:,} steps",
             where=folder.run_id,
             do=f"To train on: budwood resume {folder.run_id} trainer.total_timesteps={2 * trainer.total_steps}",
         )
 
 
-def evaluate(reference: str, episodes: int = 20, seed: int = 20_000) -> tuple[Evaluation, Path]:
-    """Fresh episodes of a run's newest checkpoint, and which one that is."""
-    trainer, path = _restored_trainer(reference)
+def evaluate(
+    reference: str, episodes: int = 20, seed: int = 20_000, *, progress: Progress | None = None
+) -> tuple[Evaluation, Path]:
+    """Fresh episodes of a run's newest intact checkpoint, and which one that is."""
+    trainer, path = _restored_trainer(find_run(reference), progress or silent())
     try:
         return trainer.evaluate(episodes, seed), path
     finally:
         trainer.close()
 
 
-def export(reference: str, to: Path | None = None) -> Path:
-    """The trainer's native files of a run's newest checkpoint; default: ``export/`` in the run's folder."""
-    target = to or find_run(reference).folder / "export"
-    trainer, _ = _restored_trainer(reference)
+def export(reference: str, to: Path | None = None, *, progress: Progress | None = None) -> Path:
+    """The trainer's native files of a run's newest intact checkpoint; default: ``export/`` in the run's folder."""
+    folder = find_run(reference)
+    target = to or folder.folder / "export"
+    trainer, _ = _restored_trainer(folder, progress or silent())
     try:
         target.mkdir(parents=True, exist_ok=True)
         return trainer.export(target)
@@ -103,31 +123,40 @@ def export(reference: str, to: Path | None = None) -> Path:
         trainer.close()
 
 
-def _restored_trainer(reference: str) -> tuple[Trainer, Path]:
-    folder = find_run(reference)
-    state, _, path = _newest(folder)
+def _restored_trainer(folder: RunFolder, progress: Progress) -> tuple[Trainer, Path]:
+    state, path, notes = _newest(folder)
+    for note in notes:
+        progress.message(note)
     planned = plan(config.load(folder.config_file), folder.folder, recorded=True)
     trainer = planned.build_trainer()
     trainer.load_policy(state["trainer"])
     return trainer, path
 
 
-def _newest(folder: RunFolder) -> tuple[StateTree, Mapping[str, Any], Path]:
+def _newest(folder: RunFolder) -> tuple[StateTree, Path, list[str]]:
+    """State and place of the newest intact checkpoint, and what is to be said about newer ones."""
     store = Checkpoints(folder.checkpoints, 1)
     found = store.latest()
     if found is None:
         raise CheckpointError("this run has no intact checkpoint", where=str(folder.checkpoints), do="Train it first")
-    state, meta = store.load(found[0])
-    return state, meta, found[0]
+    path, damaged = found
+    return store.load(path)[0], path, _left_out(damaged)
 
 
 def _check_origin(planned: Plan, trained_with: Mapping[str, Any], path: Path) -> None:
-    """``trained_with`` is resolved anew, so that a key this version adds counts with its default."""
-    before = config.resolve(config.load(trained_with), planned.activation, recorded=True).data
-    changed = config.differing(before, planned.data)
-    if changed:
+    if changed := _changed(planned, trained_with):
         raise CheckpointError(
             f"this checkpoint comes from another configuration: {', '.join(changed)} changed",
             where=str(path),
             do="Undo the change, or start a new run with init_from=RUN",
         )
+
+
+def _changed(planned: Plan, trained_with: Mapping[str, Any]) -> list[str]:
+    """``trained_with`` is resolved anew, so that a key this version adds counts with its default."""
+    if trained_with["trainer"]["kind"] != planned.data["trainer"]["kind"]:
+        return ["trainer.kind"]
+    if list(trained_with["plugins"]) != list(planned.data["plugins"]):
+        return ["plugins"]
+    before = config.resolve(config.load(trained_with), planned.activation, recorded=True).data
+    return config.differing(before, planned.data)

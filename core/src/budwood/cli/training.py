@@ -91,9 +91,10 @@ def evaluate(reference: str, episodes: int, seed: int) -> dict[str, object]:
     \b
       budwood eval last --episodes 100
     """
+    from budwood.progress import screen
     from budwood.runs import evaluate as measure
 
-    evaluation, checkpoint = measure(reference, episodes, seed)
+    evaluation, checkpoint = measure(reference, episodes, seed, progress=screen())
     returns = evaluation.returns
     mean, spread = float(returns.mean()), float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
     facts(
@@ -122,8 +123,9 @@ def export(reference: str, to: Path | None) -> dict[str, object]:
     \b
       budwood export last --to model/
     """
+    from budwood.progress import screen
     from budwood.runs import export as write
 
-    path = write(reference, to)
+    path = write(reference, to, progress=screen())
     say(str(path))
     return {"path": path}
