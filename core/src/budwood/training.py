@@ -81,7 +81,7 @@ def train(
 
         session = Session(trainer, planned.contributions, events, progress, _rhythm(data), save, state.get("session"))
         began = time.perf_counter()
-        progress.start(trainer.total_steps, meta.get("steps", 0))
+        progress.start(trainer.total_steps, state["session"]["steps"] if state else 0)
         for note in notes:
             progress.message(note)
         try:
@@ -97,6 +97,8 @@ def train(
             events.status("interrupted" if session.interrupted else "finished")
         except BaseException as error:
             _record_failure(folder, events, error)
+            if isinstance(error, KeyboardInterrupt):
+                progress.message(f"stopped at once; continue with: budwood resume {folder.folder}")
             raise
         finally:
             progress.stop()
