@@ -198,7 +198,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 
 def test_eval_reports_episodes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     evaluation = Evaluation(np.array([1.0, 3.0]), np.array([10, 20]), 30, 5)
-    monkeypatch.setattr(runs, "evaluate", lambda *_: (evaluation, Path("step_1")))
+    monkeypatch.setattr(runs, "evaluate", lambda *_, **__: (evaluation, Path("step_1")))
     assert main(["eval", "last", "--episodes", "2", "--seed", "5", "--json"]) == 0
     answer = as_json(capsys)
     assert answer["returns"] == [1.0, 3.0]
@@ -379,8 +379,9 @@ def test_runs_sync_replays_and_waits(
 ) -> None:
     from budwood import tracking
 
-    monkeypatch.setattr(tracking, "replay", lambda output: [output / "x-s0"])
-    monkeypatch.setattr(tracking, "finish", lambda folder: f"all of {folder.name} sent")
+    monkeypatch.setattr(tracking, "pending", lambda output: [output / "x-s0"])
+    monkeypatch.setattr(tracking, "replay", lambda output: [])
+    monkeypatch.setattr(tracking, "finish", lambda folder, **_: f"all of {folder.name} sent")
     assert main(["runs", "--sync", "--output", str(tmp_path)]) == 0
     assert "x-s0: all of x-s0 sent" in capsys.readouterr().out
 

@@ -28,7 +28,8 @@ STATE = "tracking.json"
 LOG = "tracking.log"
 LOCK = "tracking.lock"
 PATIENCE_SECONDS = 10.0
-"""How long :func:`finish` waits for a store that does not answer."""
+"""How long :func:`finish` waits for a store that does not answer, unless told otherwise; a sink that is already at work
+may sleep that long between two attempts."""
 
 _URI_VARIABLE = "BUDWOOD_TRACKING_URI"
 """Hands the sink an address with its password, which is written to no file."""
@@ -118,8 +119,10 @@ def start(
         _launch(journal.folder, address)
 
 
-def finish(folder: Path, timeout: float = 60.0, progress: Callable[[str], None] | None = None) -> Status:
-    """Wait until everything is sent, the store has been unreachable for a while, or ``timeout`` seconds have passed.
+def finish(
+    folder: Path, timeout: float = 60.0, progress: Callable[[str], None] | None = None, *, patience: float | None = None
+) -> Status:
+    """Wait until everything is sent, the store does not answer for ``patience``, or ``timeout`` seconds have passed.
 
     A sink that died is started once more. ``progress`` is told how far it is, each time that changes.
     """
@@ -127,8 +130,8 @@ def finish(folder: Path, timeout: float = 60.0, progress: Callable[[str], None] 
     uri, told, restarted = _journaled_uri(folder), "", False
     while True:
         now = _status(folder, uri)
-        patience = PATIENCE_SECONDS if now.phase == "unreachable" else timeout
-        if now.complete or time.monotonic() - began > min(timeout, patience):
+        limit = min(timeout, patience or PATIENCE_SECONDS) if now.phase == "unreachable" else timeout
+        if now.complete or time.monotonic() - began > limit:
             return now
         sink = _sinks.get(folder)
         if sink is not None and sink.poll() is not None:

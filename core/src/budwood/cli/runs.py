@@ -64,12 +64,13 @@ def _number(value: float | None) -> str:
 
 
 def _sync(output: Path) -> None:
-    """Replay every journal that has something left to send, and wait for it."""
+    """Send what is left of every journal, or wait for the process that is sending it already."""
     from budwood import tracking
 
-    for folder in tracking.replay(output):
-        status = tracking.finish(folder)
-        say(f"{folder.name}: {status}")
+    waiting = tracking.pending(output)
+    tracking.replay(output)
+    for folder in waiting:
+        say(f"{folder.name}: {tracking.finish(folder, patience=2 * tracking.PATIENCE_SECONDS)}")
 
 
 @click.command()
