@@ -117,7 +117,11 @@ def built(make_run: Any, **changes: Any) -> Any:
             {"env": "math:Tower"},
             "env.id: math neither defines nor registers 'Tower'. A class of your own is written module:Class.",
         ),
-        ({"env": "no_such_module:Tower"}, "env.id: cannot import no_such_module: No module named 'no_such_module'."),
+        (
+            {"env": "no_such_module:Tower"},
+            "env.id: cannot import no_such_module: No module named 'no_such_module'. "
+            "Install it, or correct the module's name.",
+        ),
         (
             {"env_section": {"args": {"gravity": 1}}},
             "env.args: Point-v0 refuses its arguments: Point.__init__() got an unexpected keyword argument 'gravity' was "

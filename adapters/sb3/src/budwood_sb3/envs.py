@@ -10,6 +10,7 @@ import difflib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -91,24 +92,34 @@ def _source(name: str) -> str | Callable[..., gym.Env[Any, Any]]:
         try:
             module = importlib.import_module(module_name)
         except ImportError as error:
-            raise ConfigError(f"cannot import {module_name}: {error}", where="env.id") from error
+            raise ConfigError(
+                f"cannot import {module_name}: {error}", where="env.id", do="Install it, or correct the module's name"
+            ) from error
         if hasattr(module, attribute):
             source: Callable[..., gym.Env[Any, Any]] = getattr(module, attribute)
             return source
     try:
         gym.spec(attribute or name)
     except gym.error.UnregisteredEnv:
-        raise unknown(attribute or name, in_module=module_name if attribute else None) from None
+        raise (unknown_in(module, attribute) if attribute else unknown(name)) from None
     except gym.error.Error as error:
         raise ConfigError(f"cannot make {name}: {error}", where="env.id") from error
     return name
 
 
-def unknown(name: str, in_module: str | None = None) -> ConfigError:
-    near = difflib.get_close_matches(name, list(gym.registry), n=1, cutoff=0.6)
+def unknown(name: str) -> ConfigError:
+    return _unknown(f"no environment is called {name!r}", name, list(gym.registry))
+
+
+def unknown_in(module: ModuleType, name: str) -> ConfigError:
+    known = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, gym.Env)]
+    return _unknown(f"{module.__name__} neither defines nor registers {name!r}", name, known)
+
+
+def _unknown(what: str, name: str, known: list[str]) -> ConfigError:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f"Did you mean {near[0]!r}? " if near else ""
-    place = f"{in_module} neither defines nor registers {name!r}" if in_module else f"no environment is called {name!r}"
-    return ConfigError(place, where="env.id", do=f"{hint}A class of your own is written module:Class".strip())
+    return ConfigError(what, where="env.id", do=f"{hint}A class of your own is written module:Class")
 
 
 def missing_dependency(env: str, error: Exception) -> ConfigError:
