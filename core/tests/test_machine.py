@@ -192,3 +192,11 @@ def test_doctor_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     libraries.add("EGL")
     assert [(f.level, f.what) for f in machine._rendering()] == [("ok", "off-screen rendering with EGL")]
+
+
+def test_a_damaged_journal_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "events.jsonl").write_text("garbage\n")
+    assert list(machine._tracker(tmp_path))[-1] == Finding(
+        "error", "tracker", f"{tmp_path}/run/events.jsonl: the line that ends at byte 8 is damaged", "Restore the file"
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from budwood import compose, config
-from budwood.api import Capabilities, Contributions, Run, Trainer
+from budwood.api import Capabilities, Contributions, PluginError, Run, Trainer
 from budwood.plugins import Activation, Active, PerPlugin, activate
 
 
@@ -32,7 +32,7 @@ class Plan:
         assert adapter is not None
         arguments = {"run": PerPlugin(self.run_for), "contributions": self.contributions}
         trainer: Trainer = self.activation.build(
-            "build_trainer", lambda: self.activation.ask("build_trainer", adapter, **arguments), **arguments
+            "build_trainer", lambda: _answer(self.activation, adapter, "build_trainer", **arguments), **arguments
         )
         return trainer
 
@@ -65,9 +65,22 @@ def plan(loaded: config.Loaded, folder: Path | None, *, recorded: bool = False) 
 
     adapter = activation.adapter
     assert adapter is not None
-    capabilities = activation.ask("capabilities", adapter, run=run_for(adapter), target=None)
+    capabilities = _answer(activation, adapter, "capabilities", run=run_for(adapter), target=None)
     contributions = compose.contributions(activation, run_for, capabilities)
     return Plan(data, model, activation, capabilities, contributions, run_for)
+
+
+def _answer(activation: Activation, adapter: Active, hook: str, **arguments: Any) -> Any:
+    """What an adapter must give for a run of its own."""
+    answer = activation.ask(hook, adapter, **arguments)
+    if answer is None:
+        raise PluginError(
+            f"its hook {hook} gave nothing for this run",
+            where="trainer.kind",
+            who=adapter.who,
+            do="Report this to its author",
+        )
+    return answer
 
 
 def explain(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Plan:
