@@ -100,7 +100,7 @@ def of_class(cls: type) -> Algorithm | None:
 
 
 def is_ars(cls: type) -> bool:
-    """ARS is extended by a module that imports sb3-contrib, which nothing else should wait for."""
+    """Whether ``cls`` is ARS, found by name so that only runs that use sb3-contrib import it."""
     found = of_class(cls)
     return found is not None and found.name == "ars"
 

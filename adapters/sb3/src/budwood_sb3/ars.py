@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from sb3_contrib import ARS
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from budwood.api import TrainerEvents
@@ -43,6 +42,6 @@ class Boundaries(BaseAlgorithm):
 
 
 @cache
-def with_boundaries(cls: type[ARS]) -> type[ARS]:
+def with_boundaries(cls: type[BaseAlgorithm]) -> type[BaseAlgorithm]:
     """``cls`` with a boundary before each update, under the same name."""
     return type(cls.__name__, (Boundaries, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})

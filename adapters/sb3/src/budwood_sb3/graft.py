@@ -30,6 +30,7 @@ from stable_baselines3.common.vec_env import (
 
 from budwood.api import BindingError, Capabilities, Contributions, Graft, TrainerEvents
 from budwood_sb3 import algorithms, vec
+from budwood_sb3.ars import Boundaries
 from budwood_sb3.bridge import Metrics, StopTraining
 from budwood_sb3.buffers import refuse_experience, refuse_hindsight
 from budwood_sb3.policies import neutral_policy
@@ -90,8 +91,6 @@ def _bind_object(model: Any, contributions: Contributions) -> None:
 def _subclass(cls: type[BaseAlgorithm], graft: Graft, losses: Losses | None) -> type[BaseAlgorithm]:
     update: type | None = update_for(cls) if losses is not None else None
     if algorithms.is_ars(cls):
-        from budwood_sb3.ars import Boundaries
-
         update = Boundaries
     bases = (Grafted, cls) if update is None else (Grafted, update, cls)
     namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}

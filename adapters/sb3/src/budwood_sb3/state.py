@@ -31,6 +31,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from budwood.api import CheckpointError, StateTree, storable
 from budwood_sb3 import env_state
+from budwood_sb3.ars import Boundaries
 from budwood_sb3.generators import generators, set_generators
 
 _COUNTERS = (
@@ -70,9 +71,10 @@ def model_state(model: BaseAlgorithm, *, replay_buffer: bool = True, rollout_sta
     }
     if hasattr(model, "weights"):  # ARS
         state["variables"]["weights"] = _copied(model.weights)
-        notes.append(
-            "ARS draws its perturbations before the only event it reports: the interrupted update is done anew."
-        )
+        if not isinstance(model, Boundaries):
+            notes.append(
+                "ARS draws its perturbations before the only event it reports: the interrupted update is done anew."
+            )
     if state["envs"] is None:
         reasons = "; ".join(env_state.unsavable(model.env))
         notes.append(f"The environments cannot save their state ({reasons}): their episodes restart.")
