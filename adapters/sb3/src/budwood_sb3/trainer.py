@@ -28,6 +28,7 @@ from budwood.api import (
 )
 from budwood_sb3 import envs, state, vec
 from budwood_sb3.algorithms import ALGORITHMS, Algorithm, check_actions, default_policy, is_ars
+from budwood_sb3.ars import Boundaries, UpdateBridge, with_boundaries
 from budwood_sb3.bridge import Bridge, EventWriter, RolloutBridge, StopTraining
 from budwood_sb3.buffers import bind_replay, bind_rollout
 from budwood_sb3.config import EnvConfig, NormalizeConfig, TrainerConfig, native_arguments
@@ -74,9 +75,7 @@ class SB3Trainer:
         """The callback that reports this model's boundaries to ``events``."""
         if isinstance(self.native, OnPolicyAlgorithm):
             self._bridge = RolloutBridge(events, self._begin, log_interval)
-        elif is_ars(type(self.native)):
-            from budwood_sb3.ars import UpdateBridge
-
+        elif isinstance(self.native, Boundaries):
             self._bridge = UpdateBridge(events, self._begin)
         else:
             self._bridge = Bridge(events, self._begin)
@@ -198,8 +197,6 @@ def _model(
     if losses is not None:
         cls = with_update(cls)
     if is_ars(cls):
-        from budwood_sb3.ars import with_boundaries
-
         cls = with_boundaries(cls)
     policy: Any = config.policy or default_policy(algorithm, venv.observation_space)
     if contributions.policy is not None:
