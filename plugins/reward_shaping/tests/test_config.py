@@ -35,7 +35,7 @@ def test_two_ways_to_keep_weights_fixed():
     ("changes", "message"),
     [
         ({"criteria": []}, "criteria: the search needs at least one to know success; or write outer: null"),
-        ({"terms": ["task", "speed"]}, "'task' follows from the criteria and is not listed"),
+        ({"terms": ["speed", "task"]}, "'task' follows from the criteria and may only stand first"),
         ({"terms": ["speed", {"name": "speed", "info": "v"}]}, "terms: 'speed' is listed twice"),
         ({"terms": []}, "at least 1 item"),
         ({"terms": ["speed"], "weights": {"w_task": 0.0}}, "one term alone has nothing to be weighed against"),
@@ -58,3 +58,10 @@ def test_refusals(changes, message):
     with pytest.raises(pydantic.ValidationError) as error:
         section(**changes)
     assert message in str(error.value)
+
+
+def test_task_may_stand_first_and_changes_nothing():
+    criteria = [{"name": "far", "source": "x", "stat": "final", "op": ">=", "threshold": 1.0}]
+    listed = ShapingConfig.model_validate({"terms": ["task", "speed"], "criteria": criteria})
+    assert listed == ShapingConfig.model_validate({"terms": ["speed"], "criteria": criteria})
+    assert listed.names == ["speed"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from budwood.api import Config
 
@@ -112,6 +112,12 @@ class ShapingConfig(Config):
     explore: ExploreConfig = ExploreConfig()
     baseline: Baseline | None = Field(default=None, description="the same loop with parts switched off, for comparison")
 
+    @field_validator("terms", mode="before")
+    @classmethod
+    def _task_goes_without_saying(cls, terms: Any) -> Any:
+        """``task`` may be listed first; it follows from the criteria either way."""
+        return terms[1:] if isinstance(terms, list) and terms[:1] == ["task"] else terms
+
     @property
     def names(self) -> list[str]:
         return [term if isinstance(term, str) else term.name for term in self.terms]
@@ -131,7 +137,7 @@ class ShapingConfig(Config):
     def _name_problems(self) -> list[str]:
         names, problems = self.names, []
         if "task" in names:
-            problems.append("terms: 'task' follows from the criteria and is not listed; its weight is weights.w_task")
+            problems.append("terms: 'task' follows from the criteria and may only stand first; its weight is weights.w_task")
         problems += [f"terms: {name!r} is listed twice" for name in sorted({n for n in names if names.count(n) > 1})]
         criteria = [criterion.name for criterion in self.criteria]
         problems += [f"criteria: {n!r} is used twice" for n in sorted({n for n in criteria if criteria.count(n) > 1})]
