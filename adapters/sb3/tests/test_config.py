@@ -133,6 +133,11 @@ def built(make_run: Any, **changes: Any) -> Any:
             "https://github.com/DLR-RM/stable-baselines3/issues/440.",
         ),
         (
+            {"algo": "sac", "args": {"train_freq": [2, "episode"]}, "env_section": {"n_envs": 3}},
+            "trainer.args.train_freq: an update every 2 episodes needs a single environment, and there are 3. Count steps "
+            "instead, or set env.n_envs to 1.",
+        ),
+        (
             {"precision": "bf16"},
             "precision: Stable-Baselines3 keeps its networks and optimisers in float32 and offers no autocast. Use fp32, or "
             "tf32 on a GPU.",

@@ -14,6 +14,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from budwood.api import (
@@ -206,9 +207,20 @@ def _model(
         model: BaseAlgorithm = cls(policy, venv, seed=run.seed, device=run.device, **arguments)
     except (AssertionError, TypeError, ValueError) as error:
         raise ConfigError(f"{algorithm.attribute} refuses its arguments: {error}", where="trainer.args") from error
+    _check_train_freq(model)
     if losses is not None:
         model._losses = losses  # type: ignore[attr-defined]
     return model
+
+
+def _check_train_freq(model: BaseAlgorithm) -> None:
+    frequency = getattr(model, "train_freq", None)
+    if isinstance(frequency, TrainFreq) and frequency.unit is TrainFrequencyUnit.EPISODE and model.n_envs > 1:
+        raise ConfigError(
+            f"an update every {frequency.frequency} episodes needs a single environment, and there are {model.n_envs}",
+            where="trainer.args.train_freq",
+            do="Count steps instead, or set env.n_envs to 1",
+        )
 
 
 def bind_buffers(model: BaseAlgorithm, contributions: Contributions) -> None:
