@@ -298,9 +298,8 @@ class Session:
         self.steps = state["steps"]
         self.evaluation_steps = state["evaluation_steps"]
         self.ended_at = state["ended_at"]
-        if (
-            self.ended_at != self.steps
-        ):  # who resumes a run that a plugin stopped, and that has ended, wants it to go on
+        # Who resumes a run that a plugin stopped, and that has ended, wants it to go on.
+        if self.ended_at != self.steps:
             self.stopped = state["stopped"]
         self.latest = dict(state["latest"])
         self.evaluations = [
