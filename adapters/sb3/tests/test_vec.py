@@ -205,7 +205,7 @@ def test_normalised_observations_stay_out_of_the_terms() -> None:
         raw = normal.get_original_obs()
         normal.step(np.ones((2, 1), np.float32))
         assert (env.terms[:, 1] == raw[:, 0]).all()
-        assert (normal.get_original_reward() == env.shaped).all()
+        assert (normal.get_original_reward() == env.shaped.astype(np.float32)).all()
 
 
 def test_the_summary_is_the_mean_since_the_last_and_the_shaped_return_of_finished_episodes() -> None:

@@ -49,7 +49,7 @@ class WeightedSum:
 class TermVecEnv(VecEnvWrapper):
     """Fills the matrix of reward terms and returns their combination as the reward.
 
-    ``terms`` (n, K) float64 and ``shaped`` (n,) float32 hold the last step and are overwritten by the next; buffers copy
+    ``terms`` (n, K) and ``shaped`` (n,), both float64, hold the last step and are overwritten by the next; buffers copy
     them. ``acted_on`` is what the policy saw before that step. The returned reward is a fresh array, since
     Stable-Baselines3 adds the time-limit bootstrap to it in place, and of the environments' own type: float32, or float64
     from a SubprocVecEnv.
@@ -69,7 +69,7 @@ class TermVecEnv(VecEnvWrapper):
         self.combination.bind(self.columns)
         self._combiner = claimed
         self.terms = np.zeros((n, len(self.columns)))
-        self.shaped: Array = np.zeros(n, dtype=np.float32)
+        self.shaped: Array = np.zeros(n)
         self.obs: Any = None
         self.acted_on: Any = None
         self._actions: Array = np.zeros(0)
@@ -114,7 +114,7 @@ class TermVecEnv(VecEnvWrapper):
         combined = self.combination(terms, obs if self.combination.needs_obs else None)
         if self._combiner is not None:
             combined = self._checked(combined, self._combiner)
-        self.shaped = combined.astype(np.float32)
+        self.shaped = combined
         self.acted_on, self.obs = obs, next_obs
 
         self._sums += terms
