@@ -115,9 +115,10 @@ def kill_at_time(seconds: float) -> None:
 
 def moments(generator: random.Random, seconds: float) -> Iterator[tuple[str, Callable[[], None]]]:
     """Endlessly: somewhere in a rollout, an update, a checkpoint, an outer step, or at a random instant."""
-    import budwood_reward_shaping.callback as outer
     from stable_baselines3 import PPO
     from stable_baselines3.common.vec_env import DummyVecEnv
+
+    import budwood_reward_shaping.callback as outer
 
     places = {
         "rollout": lambda: (DummyVecEnv, "step_wait", generator.randint(2, 200)),

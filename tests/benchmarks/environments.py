@@ -12,12 +12,12 @@ import time
 
 import numpy as np
 import torch
+from overhead import ARGS, Nowhere
 
 from budwood import config
 from budwood.planning import plan
 from budwood.progress import silent
 from budwood.session import Rhythm, Session
-from overhead import ARGS, Nowhere
 
 
 def trainer_for(task: str, envs: int, options: dict[str, object], steps: int):  # type: ignore[no-untyped-def]

@@ -27,7 +27,9 @@ class TrainerConfig(Config):
     total_timesteps: int = Field(gt=0)
     args: dict[str, Any] = Field(default_factory=dict, description="constructor arguments of the algorithm")
     threads: int | None = Field(
-        1, gt=0, description="torch's CPU threads: small networks gain nothing from more; null leaves torch's own choice"
+        1,
+        gt=0,
+        description="torch's CPU threads: small networks gain nothing from more; null leaves torch's own choice",
     )
 
     @model_validator(mode="after")
