@@ -60,7 +60,7 @@ TASKS: dict[str, dict[str, Any]] = {
                 "terms": ["speed", "effort"],
                 "criteria": [
                     {"name": "distance", "source": "x", "stat": "final", "op": ">=", "threshold": 4.0},
-                    {"name": "budget", "source": "cost", "stat": "sum", "op": "<=", "threshold": 1.0},
+                    {"name": "budget", "source": "effort", "stat": "sum", "op": ">=", "threshold": -1.0},
                 ],
                 "outer": {"steps": 8, "inner_iterations": 2},
             }
@@ -123,7 +123,7 @@ def moments(generator: random.Random, seconds: float) -> Iterator[tuple[str, Cal
     places = {
         "rollout": lambda: (DummyVecEnv, "step_wait", generator.randint(2, 200)),
         "update": lambda: (PPO, "train", generator.randint(1, 5)),
-        "fsync of a checkpoint": lambda: (os, "fsync", generator.randint(1, 15)),
+        "fsync of a checkpoint": lambda: (os, "fsync", generator.randint(5, 40)),
         "checkpoint": lambda: (Checkpoints, "save", generator.randint(1, 4)),
         "outer step": lambda: (outer.Search, "on_update_end", generator.randint(1, 6)),
     }

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 MASK = "***"
-ENDINGS = ("token", "password", "secret", "apikey")
+ENDINGS = ("token", "password", "passwd", "secret", "apikey", "accesskey", "privatekey", "authorization")
+SPECIAL_TOKENS = re.compile(r"(eos|bos|pad|unk|sep|cls|mask|image|fakeimage|globalimage|endofutterance)token")
+"""Keys that end alike and name a word of a vocabulary."""
 
 _USER = re.compile(r"(?<=://)[^/\s?#]+@")
 _QUERY = re.compile(r"([?&][\w.-]*(?:token|password|secret|api[_-]?key)=)[^&\s#]+", re.IGNORECASE)
@@ -15,7 +17,8 @@ _QUERY = re.compile(r"([?&][\w.-]*(?:token|password|secret|api[_-]?key)=)[^&\s#]
 
 def is_secret(key: str) -> bool:
     """Whether a key's name says that its value is secret: ``hub_token``, ``apiKey``, ``db-password``."""
-    return re.sub(r"[-_]", "", key).lower().endswith(ENDINGS)
+    name = re.sub(r"[-_]", "", key).lower()
+    return name.endswith(ENDINGS) and not SPECIAL_TOKENS.fullmatch(name)
 
 
 def redact(data: Any) -> Any:

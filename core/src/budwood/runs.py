@@ -46,6 +46,7 @@ def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress 
     planned = plan(config.load(folder.config_file, overrides), folder.folder)
     found = Checkpoints(folder.checkpoints, 1).latest()
     if found is None:
+        _check_origin(planned, config.load(folder.config_file).data, folder.config_file)
         trainer, notes = _fresh(planned)
         notes.insert(0, "no checkpoint yet: starting from the beginning")
         return train(folder, planned, trainer, None, notes, progress or silent())

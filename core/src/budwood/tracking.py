@@ -15,7 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -131,9 +131,12 @@ def finish(
     while True:
         now = _status(folder, uri)
         limit = min(timeout, patience or PATIENCE_SECONDS) if now.phase == "unreachable" else timeout
-        if now.complete or time.monotonic() - began > limit:
-            return now
         sink = _sinks.get(folder)
+        if now.complete or time.monotonic() - began > limit:
+            if sink is not None and now.complete:
+                _sinks.pop(folder)
+                _reap(sink)
+            return now
         if sink is not None and sink.poll() is not None:
             if restarted:
                 return now
@@ -143,6 +146,12 @@ def finish(
             told = str(now)
             progress(told)
         time.sleep(0.1)
+
+
+def _reap(sink: subprocess.Popen[bytes]) -> None:
+    """A sink that has sent everything is about to end: without this it stays a zombie of a long-lived caller."""
+    with suppress(subprocess.TimeoutExpired):
+        sink.wait(2.0)
 
 
 def status(folder: Path) -> Status:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from budwood import config, journal, machine, report, tracking
-from budwood.api import DiskFullError, StateTree, Trainer
+from budwood.api import BudwoodError, DiskFullError, StateTree, Trainer
 from budwood.checkpoint import Checkpoints
-from budwood.folder import RunFolder, write_atomically
+from budwood.folder import RunFolder, disk_error, write_atomically
 from budwood.planning import Plan
 from budwood.plugins import PerPlugin
 from budwood.progress import Progress
@@ -70,17 +70,23 @@ def train(
         events.artifact(folder.config_file)
         events.artifact(folder.folder / VERSIONS)
         store = Checkpoints(folder.checkpoints, data["checkpoint"]["keep"])
+        before, began = meta.get("seconds", {}), time.perf_counter()
+
+        def seconds() -> dict[str, float]:
+            """What this run has taken so far, by activity, all its sittings together."""
+            now = {"total": time.perf_counter() - began, **session.seconds}
+            return {what: spent + before.get(what, 0.0) for what, spent in now.items()}
 
         def save(session: Session) -> Path:
             events.sync()
             steps = session.steps
             tree = {"trainer": trainer.state_dict(), "session": session.state_dict()}
-            path = store.save(steps, tree, {"config": data, "versions": versions, "journal": events.count})
+            about = {"config": data, "versions": versions, "journal": events.count, "seconds": seconds()}
+            path = store.save(steps, tree, about)
             folder.write_status(steps=steps, latest=session.latest)
             return path
 
         session = Session(trainer, planned.contributions, events, progress, _rhythm(data), save, state.get("session"))
-        began = time.perf_counter()
         progress.start(trainer.total_steps, state["session"]["steps"] if state else 0)
         for note in notes:
             progress.message(note)
@@ -89,8 +95,7 @@ def train(
                 trainer.fit(session)
                 session.finish()
             status = "interrupted" if session.interrupted else "stopped" if session.stopped else "finished"
-            seconds = {"total": time.perf_counter() - began, **session.seconds}
-            paths = _leave(folder, planned, trainer, session, status, seconds)
+            paths = _leave(folder, planned, trainer, session, status, seconds(), notes)
             for artifact in (paths["report"], paths["native"], paths["checkpoint"]):
                 events.artifact(Path(artifact))
             folder.write_status(status=status, ended=time.time(), steps=session.steps, latest=session.latest)
@@ -144,21 +149,36 @@ def _opened(
 
 
 def _leave(
-    folder: RunFolder, planned: Plan, trainer: Trainer, session: Session, status: str, seconds: Mapping[str, float]
+    folder: RunFolder,
+    planned: Plan,
+    trainer: Trainer,
+    session: Session,
+    status: str,
+    timing: Mapping[str, float],
+    notes: list[str],
 ) -> dict[str, str]:
-    """Write what outlives the run and say where it is."""
-    native = trainer.export(folder.folder / "export")
+    """Write what outlives the run and say where it is. A plugin's failing report section does not fail the run."""
+    try:
+        native = trainer.export(folder.folder / "export")
+    except OSError as error:
+        raise disk_error(error, folder.folder / "export") from error
     newest = Checkpoints(folder.checkpoints, 1).latest()
     history = journal.history(folder.folder)
+    run = PerPlugin(planned.run_for)
+    try:
+        sections = planned.activation.collect("report_sections", run=run, history=history)
+    except BudwoodError as error:
+        sections = []
+        notes.append(f"the report has no sections of plugins: {error}")
     page = report.write(
         folder.folder,
         title=folder.run_id,
         config=redact(planned.data),
         versions=machine.versions(),
         history=history,
-        sections=planned.activation.collect("report_sections", run=PerPlugin(planned.run_for), history=history),
+        sections=sections,
         evaluations=session.evaluations,
-        timing=seconds,
+        timing=timing,
         bindings=planned.bindings,
         status=status,
     )
