@@ -137,7 +137,9 @@ class ShapingConfig(Config):
     def _name_problems(self) -> list[str]:
         names, problems = self.names, []
         if "task" in names:
-            problems.append("terms: 'task' follows from the criteria and may only stand first; its weight is weights.w_task")
+            problems.append(
+                "terms: 'task' follows from the criteria and may only stand first; its weight is weights.w_task"
+            )
         problems += [f"terms: {name!r} is listed twice" for name in sorted({n for n in names if names.count(n) > 1})]
         criteria = [criterion.name for criterion in self.criteria]
         problems += [f"criteria: {n!r} is used twice" for n in sorted({n for n in criteria if criteria.count(n) > 1})]

@@ -20,7 +20,7 @@ def config(name: str, seed: int, output: str | None, total_timesteps: int, **sha
         "terms": ["speed", "effort"],
         "criteria": [
             {"name": "distance", "source": "x", "stat": "final", "op": ">=", "threshold": 4.0},
-            {"name": "budget", "source": "cost", "stat": "sum", "op": "<=", "threshold": 1.0},
+            {"name": "budget", "source": "effort", "stat": "sum", "op": ">=", "threshold": -1.0},
         ],
         "weights": {"w_task": 0.0, "bounds": [0.2, 5.0], "scale": None},
         "outer": {"steps": 15, "inner_iterations": 16, "episodes": 8, "lr": 0.2},

@@ -56,7 +56,7 @@ class ReachBudget(gym.Env[Array, Array]):
         self.spent += cost
         ended = self.t == STEPS
         done = ended and self.x >= DISTANCE and self.spent <= BUDGET
-        info = {"speed": self.v * DT, "effort": -cost, "cost": cost, "x": self.x, "spent": self.spent}
+        info = {"speed": self.v * DT, "effort": -cost, "x": self.x}
         return self._observation(), float(done), ended, False, info
 
     def _observation(self) -> Array:
