@@ -178,6 +178,11 @@ def find_run(reference: str, output: Path | None = None) -> RunFolder:
             problems=tuple(run.run_id for run in matches),
             do="Give more of the name:",
         )
+    if reference == "last" and not runs:
+        raise ConfigError(
+            f"there are no runs under {output}",
+            do="Train one with: budwood run FILE; a run elsewhere is named by its folder, or set BUDWOOD_OUTPUT",
+        )
     raise ConfigError(
         f"no run {reference!r} under {output}",
         do="budwood runs lists them; a run elsewhere is named by its folder, or set BUDWOOD_OUTPUT",

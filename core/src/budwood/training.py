@@ -55,9 +55,7 @@ def train(
     data = redact(planned.data)
     versions = machine.versions()
     with folder.locked(), _opened(folder, data, versions, meta.get("journal")) as events:
-        folder.write_status(
-            **_identity(folder, data, trainer), status="running", pid=os.getpid(), started=time.time(), error=None
-        )
+        folder.write_status(**_identity(folder, data, trainer), status="running", pid=os.getpid(), error=None)
         tracking.start(
             events,
             config=data,
@@ -88,8 +86,8 @@ def train(
 
         session = Session(trainer, planned.contributions, events, progress, _rhythm(data), save, state.get("session"))
         progress.start(trainer.total_steps, state["session"]["steps"] if state else 0)
-        for note in notes:
-            progress.message(note)
+        for line in (folder.run_id, *notes):
+            progress.message(line)
         try:
             with _interruptible(session, progress):
                 trainer.fit(session)
@@ -119,7 +117,13 @@ def train(
 
 
 def _identity(folder: RunFolder, data: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
-    return {"run_id": folder.run_id, "name": data["name"], "seed": data["seed"], "total": trainer.total_steps}
+    return {
+        "run_id": folder.run_id,
+        "name": data["name"],
+        "seed": data["seed"],
+        "total": trainer.total_steps,
+        "started": folder.status.get("started", time.time()),
+    }
 
 
 def _tags(planned: Plan) -> dict[str, str]:
