@@ -65,8 +65,9 @@ class WeightedTerms:
     def __call__(self, terms: Array, obs: Any | None) -> Array:
         if self._signs.left > 0:
             self._signs(terms)
-        reward = np.zeros(len(terms))
-        for column, coefficient in self._sum:
+        (column, coefficient), *rest = self._sum
+        reward: Array = coefficient * terms[:, column]
+        for column, coefficient in rest:
             reward += coefficient * terms[:, column]
         return reward
 

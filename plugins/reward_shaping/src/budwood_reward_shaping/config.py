@@ -15,10 +15,10 @@ Baseline = Literal["oracle", "uniform", "constant_reset", "gradient", "gradient_
 class InlineTerm(Config):
     """A term written in the configuration: ``factor`` times an info key of the environment."""
 
-    name: str = Field(min_length=1)
-    info: str
-    factor: float = 1.0
-    sign: Literal["+", "-"] | None = None
+    name: str = Field(min_length=1, description="what the term is called in this run")
+    info: str = Field(description="info key of the environment")
+    factor: float = Field(default=1.0, description="what it is multiplied by; -1 makes a cost a penalty")
+    sign: Literal["+", "-"] | None = Field(default=None, description="sign that its values must have")
 
 
 class CriterionConfig(Config):
@@ -27,11 +27,11 @@ class CriterionConfig(Config):
     ``source`` is a signal or term of the environment's pack, one of ``action_sq``, ``native`` and ``step``, or an info key.
     """
 
-    name: str = Field(min_length=1)
-    source: str
-    stat: Literal["final", "sum", "mean", "max", "min"]
-    op: Literal[">=", "<="]
-    threshold: float
+    name: str = Field(min_length=1, description="what it is called in metrics and report")
+    source: str = Field(description="a signal, a term, or an info key")
+    stat: Literal["final", "sum", "mean", "max", "min"] = Field(description="statistic over the steps of an episode")
+    op: Literal[">=", "<="] = Field(description="how it is compared")
+    threshold: float = Field(description="with what it is compared")
 
 
 class WeightsConfig(Config):
@@ -41,10 +41,10 @@ class WeightsConfig(Config):
     the term's discounted return in the first rollout, frozen from then on. A mapping gives each term its own.
     """
 
-    param: Literal["static"] = "static"
-    w_task: float = Field(default=1.0, ge=0)
-    bounds: list[float] = Field(default=[0.1, 10.0], min_length=2, max_length=2)
-    scale: Scale | dict[str, Scale] = "auto"
+    param: Literal["static"] = Field(default="static", description="one number a term")
+    w_task: float = Field(default=1.0, ge=0, description="weight of the task's own reward")
+    bounds: list[float] = Field(default=[0.1, 10.0], min_length=2, max_length=2, description="range of every weight")
+    scale: Scale | dict[str, Scale] = Field(default="auto", description="factor before the weight")
     initial: dict[str, float] | None = Field(default=None, description="weight of every term at the start; null: all 1")
 
     @model_validator(mode="after")
@@ -65,30 +65,34 @@ class OuterConfig(Config):
     """The loop over weights: ``inner_iterations`` updates of the trainer for each of ``steps`` evaluations."""
 
     steps: int = Field(default=30, ge=0, description="how many weight vectors are evaluated; 0: weights stay fixed")
-    inner_iterations: int = Field(default=120, ge=1)
-    estimator: Literal["one_step"] = "one_step"
+    inner_iterations: int = Field(default=120, ge=1, description="updates of the trainer under each weight vector")
+    estimator: Literal["one_step"] = Field(
+        default="one_step", description="of the hypergradient: through one policy step"
+    )
     lr: float = Field(default=0.35, gt=0, description="length of a gradient step in log-weights")
     alpha: float = Field(default=0.05, gt=0, description="length of the virtual policy step")
     rollouts: int = Field(default=8, ge=1, description="how many last rollouts the gradient is averaged over")
     episodes: int = Field(default=20, ge=1, description="evaluation episodes")
     consecutive: int = Field(default=2, ge=1, description="successful evaluations in a row that end the search")
-    stall_window: int = Field(default=3, ge=1)
-    stall_delta: float = Field(default=0.02, ge=0)
-    reset_on_gradient: bool = True
+    stall_window: int = Field(default=3, ge=1, description="evaluations without improvement that count as a stall")
+    stall_delta: float = Field(default=0.02, ge=0, description="what counts as an improvement of the performance")
+    reset_on_gradient: bool = Field(default=True, description="whether the policy starts afresh after a gradient step")
 
 
 class ExploreConfig(Config):
     """Jumps to novel weights when the search stalls."""
 
-    variant: Literal["jump"] = "jump"
-    novelty: Literal["rnd", "maxmin", "uniform"] = "rnd"
-    candidates: int = Field(default=64, ge=1)
+    variant: Literal["jump"] = Field(default="jump", description="to the most novel of random candidates")
+    novelty: Literal["rnd", "maxmin", "uniform"] = Field(
+        default="rnd", description="prediction error of a random network, distance to the nearest tried, or none"
+    )
+    candidates: int = Field(default=64, ge=1, description="how many random weight vectors a jump chooses from")
     p_target: float = Field(default=0.9, gt=0, le=1, description="task performance that counts as success")
     probability: list[float] = Field(
         default=[0.2, 1.0], min_length=2, max_length=2, description="of a jump when stalled"
     )
     beta: float = Field(default=0.0, ge=0, description="weight of the performance seen nearby beside novelty")
-    reset: Literal["fresh", "none"] = "fresh"
+    reset: Literal["fresh", "none"] = Field(default="fresh", description="the policy after a jump")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -103,13 +107,13 @@ class ShapingConfig(Config):
 
     terms: list[str | InlineTerm] = Field(min_length=1, description="names from the environment's pack, or info keys")
     pack: str | None = Field(default=None, description="environment id whose terms are used; default: the run's own")
-    criteria: list[CriterionConfig] = Field(default_factory=list)
+    criteria: list[CriterionConfig] = Field(default_factory=list, description="what an episode must meet")
     task_mode: Literal["all", "fraction"] = Field(
         default="all", description="task reward of an episode: all criteria met, or the part met"
     )
-    weights: WeightsConfig = WeightsConfig()
+    weights: WeightsConfig = Field(default=WeightsConfig(), description="of the terms")
     outer: OuterConfig | None = Field(default=OuterConfig(), description="null: the weights stay fixed")
-    explore: ExploreConfig = ExploreConfig()
+    explore: ExploreConfig = Field(default=ExploreConfig(), description="jumps when the search stalls")
     baseline: Baseline | None = Field(default=None, description="the same loop with parts switched off, for comparison")
 
     @field_validator("terms", mode="before")

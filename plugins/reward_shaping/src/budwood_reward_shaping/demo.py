@@ -181,11 +181,12 @@ def draw(search: Trace, equal: Trace, path: Path) -> Path:
     FigureCanvasAgg(figure)
     done, ratio = figure.subplots(1, 2)
     for trace, label, colour in ((equal, "equal weights", "#999999"), (search, "search", "#2f7d32")):
-        done.plot(trace.env_steps, trace.performance, "o-", color=colour, label=label)
-        ratio.plot(trace.env_steps, trace.ratios, "o-", color=colour, label=label)
-    done.set(xlabel="environment steps", ylabel="task done (part of episodes)", ylim=(-0.05, 1.05))
+        thousands = [steps / 1000 for steps in trace.env_steps]
+        done.plot(thousands, trace.performance, "o-", color=colour, label=label)
+        ratio.plot(thousands, trace.ratios, "o-", color=colour, label=label)
+    done.set(xlabel="environment steps (thousands)", ylabel="task done (part of episodes)", ylim=(-0.05, 1.05))
     ratio.axhspan(*WINDOW, color="#2f7d32", alpha=0.2, label="does the task (closed form)")
-    ratio.set(xlabel="environment steps", ylabel="weight of speed / weight of effort", yscale="log")
+    ratio.set(xlabel="environment steps (thousands)", ylabel="weight of speed / weight of effort", yscale="log")
     ratio.legend(frameon=False, fontsize="small")
     for axes in (done, ratio):
         axes.spines[["top", "right"]].set_visible(False)
