@@ -277,13 +277,13 @@ BY_CURL = "Asked for by budwood-curl 1.0."
 IN_TRAINING = {
     "missing info key": Case(
         f"{FIRST_STEP} reads the info key 'height', which environment 0 does not give. {BY_CURL} "
-        "It gives cost, effort, speed, spent, x.",
+        "It gives effort, speed, x.",
         CONTRIBUTION,
         plugins={"curl": term("info_key='height'")},
     ),
     "missing info key of a function": Case(
         f"{FIRST_STEP} cannot be computed: the environment gives no info key 'height'; "
-        f"it gives cost, effort, speed, spent, x. {BY_CURL}",
+        f"it gives effort, speed, x. {BY_CURL}",
         CONTRIBUTION,
         plugins={"curl": term("fn=lambda batch: batch.info('height')")},
     ),

@@ -449,6 +449,7 @@ def test_a_password_is_in_no_file(
 
     monkeypatch.setattr(subprocess, "Popen", record)
     monkeypatch.setattr(os, "setpriority", lambda *_: None)
+    monkeypatch.setattr(tracking, "_sinks", {})
     events = begin(output)
     events.close()
     assert started[0]["BUDWOOD_TRACKING_URI"] == secret

@@ -134,7 +134,6 @@ def finish(
         sink = _sinks.get(folder)
         if now.complete or time.monotonic() - began > limit:
             if sink is not None and now.complete:
-                _sinks.pop(folder)
                 _reap(sink)
             return now
         if sink is not None and sink.poll() is not None:

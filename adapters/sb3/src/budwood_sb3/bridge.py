@@ -45,7 +45,9 @@ class Bridge(BaseCallback):
         self.rollout_started = True
         if self._begin is not None:
             self._open(self._begin)
-        if self.model.num_timesteps >= self.events.next_boundary and not self.events.boundary(self.model.num_timesteps):
+        elif self.model.num_timesteps >= self.events.next_boundary and not self.events.boundary(
+            self.model.num_timesteps
+        ):
             raise StopTraining
 
     def _open(self, begin: Callable[[], None]) -> None:
