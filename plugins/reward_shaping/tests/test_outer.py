@@ -67,6 +67,10 @@ def test_stall_needs_a_window_without_improvement(make):
     for p in (0.1, 0.2, 0.3, 0.4, 0.5):
         assert improving.report(p, GRADIENT).kind == "gradient"
     assert not improving.stalled()
+    lately = make()
+    for p in (0.3, 0.5, 0.1, 0.1):
+        lately.report(p, GRADIENT)
+    assert not lately.stalled()
     barely = make()
     for p in (0.3, 0.31, 0.31, 0.31):
         barely.report(p, GRADIENT)
