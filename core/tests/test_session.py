@@ -38,7 +38,8 @@ class Counter:
         self.resets: list[int] = []
 
     def fit(self, events: Session) -> None:
-        events.start()
+        if not events.start():
+            return
         while self.steps < self.total_steps:
             self.steps += 10
             if self.steps >= events.next_boundary and not events.boundary(self.steps):
@@ -50,6 +51,12 @@ class Counter:
 
     def reset_policy(self, seed: int) -> None:
         self.resets.append(seed)
+
+    def policy_state(self) -> StateTree:
+        return {"resets": list(self.resets)}
+
+    def load_policy(self, state: StateTree) -> None:
+        self.resets = list(state["resets"])
 
 
 class Memory:
@@ -178,14 +185,81 @@ def test_a_callback_can_stop_and_ask_for_a_checkpoint() -> None:
         def on_update_end(self, control: RunControl) -> None:
             if control.steps == 30:
                 control.checkpoint()
-                control.reset_policy(5)
                 control.stop("enough")
 
     trainer, saves = Counter(), []
     made, _ = session(trainer, Stopper(), saves=saves)
     trainer.fit(made)  # type: ignore[arg-type]
-    assert (trainer.steps, made.stopped, trainer.resets) == (30, "enough", [5])
+    assert (trainer.steps, made.stopped) == (30, "enough")
     assert [s["steps"] for s in saves] == [30]
+
+
+class Resetter(RunCallback):
+    """Asks for a reset at every update; what it evaluates and saves is still the trained policy."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at = stop_at
+
+    def on_update_end(self, control: RunControl) -> None:
+        control.reset_policy(control.steps)
+        if control.steps == self.stop_at:
+            control.stop("enough")
+
+
+def test_a_reset_comes_last_at_its_boundary_and_only_if_training_goes_on() -> None:
+    class Looks(RunCallback):
+        def on_eval(self, control: RunControl, evaluation: Evaluation) -> None:
+            resets_at_evaluation.append(list(trainer.resets))
+
+    resets_at_evaluation: list[list[int]] = []
+    trainer = Counter(40)
+    made, _ = session(trainer, Resetter(), Looks(), rhythm=Rhythm(20, 1))
+    trainer.fit(made)  # type: ignore[arg-type]
+    made.finish()
+    assert resets_at_evaluation == [[10], [10, 20, 30]]
+    assert trainer.resets == [10, 20, 30], "after the last update there is nothing to be fresh for"
+
+    stopped = Counter(40)
+    made, _ = session(stopped, Resetter(stop_at=20))
+    stopped.fit(made)  # type: ignore[arg-type]
+    assert stopped.resets == [10]
+
+
+def test_a_reset_that_a_checkpoint_waits_for_is_done_by_whoever_resumes() -> None:
+    saves: list[StateTree] = []
+    trainer = Counter(20)
+    made, _ = session(trainer, Resetter(), rhythm=Rhythm(None, 0, 0, 10), saves=saves)
+    trainer.fit(made)  # type: ignore[arg-type]
+    made.finish()
+    assert [state["reset_seed"] for state in saves] == [10, 20, 20]
+
+    longer = Counter(30)
+    longer.steps = 20
+    again, _ = session(longer, Resetter(), saves=[], restored=saves[-1])
+    longer.fit(again)  # type: ignore[arg-type]
+    assert longer.resets == [20]
+
+    ended = Counter(20)
+    same, _ = session(ended, Resetter(), saves=[], restored=saves[-1])
+    same.start()
+    assert ended.resets == []
+
+
+def test_a_callback_can_take_the_policy_and_put_it_back() -> None:
+    class Keeps(RunCallback):
+        def on_update_end(self, control: RunControl) -> None:
+            if control.steps == 20:
+                self.kept = control.policy_state()
+            control.reset_policy(control.steps)
+
+        def on_run_end(self, control: RunControl) -> None:
+            control.load_policy(self.kept)
+
+    trainer = Counter(50)
+    made, _ = session(trainer, Keeps())
+    trainer.fit(made)  # type: ignore[arg-type]
+    made.finish()
+    assert trainer.resets == [10]
 
 
 def test_interrupt_stops_at_the_next_boundary_with_a_checkpoint() -> None:
@@ -344,14 +418,12 @@ def test_a_stop_is_remembered_by_the_checkpoint_of_the_same_boundary() -> None:
     trainer.fit(made)  # type: ignore[arg-type]
     assert trainer.steps == 20
     again, _ = session(Counter(), Stopper(), rhythm=rhythm, saves=[], restored=saves[0])
-    again.start()
+    assert not again.start(), "killed here, the run still ends where it would have ended"
     assert again.next_boundary == 0
-    assert not again.boundary(20), "killed here, the run still ends where it would have ended"
 
     made.finish()
     more, _ = session(Counter(), Stopper(), rhythm=rhythm, saves=[], restored=saves[-1])
-    more.start()
-    assert more.boundary(20), "resumed after its end, it goes on"
+    assert not more.start(), "killed after its last checkpoint, it ends there too"
 
 
 def test_no_second_is_counted_twice() -> None:

@@ -100,9 +100,11 @@ class Events:
         self.shown: list[Rollout] = []
         self.logged: list[tuple[int, dict[str, float]]] = []
         self.started = 0
+        self.goes_on = True
 
-    def start(self) -> None:
+    def start(self) -> bool:
         self.started += 1
+        return self.goes_on
 
     def wants_rollouts(self) -> bool:
         return self.rollouts

@@ -321,30 +321,39 @@ def test_a_reset_policy_is_fresh_under_its_seed_and_the_rest_stays(
     assert model.seed == 0
 
 
-def test_a_reset_asked_for_at_the_end_of_a_rollout_waits_for_its_update(
-    make_run: Any, contribute: Any, events: Any
+@pytest.mark.parametrize("section", [ppo(64), sac(60), {**ppo(64), "algo": "ars", "args": {"n_delta": 2}}])
+def test_a_run_that_was_stopped_before_it_began_trains_nothing(
+    section: Any, make_run: Any, contribute: Any, events: Any
 ) -> None:
-    run = make_run(ppo(64), POINTS)
+    run = make_run(section, POINTS)
     trainer = build(run, contribute(run))
-    order: list[str] = []
-    plain = trainer.native.train
-    trainer.native.train = lambda: (order.append("update"), plain())
+    seen = events()
+    seen.goes_on = False
+    trainer.fit(seen)
+    assert (seen.started, trainer.native.num_timesteps) == (1, 0)
 
-    class Resetting(events):  # type: ignore[misc]
-        def rollout_end(self, rollout: Any) -> None:
-            if not self.shown:
-                policy = trainer.native.policy
-                trainer.reset_policy(1)
-                assert trainer.native.policy is policy
-                self.old = policy
-            super().rollout_end(rollout)
 
-        def boundary(self, steps: int) -> bool:
-            order.append("fresh" if trainer.native.policy is not self.old else "old")
-            return super().boundary(steps)
+@pytest.mark.parametrize("section", [ppo(64), sac(60)])
+def test_a_policy_that_was_kept_can_be_put_back(section: Any, make_run: Any, contribute: Any, events: Any) -> None:
+    run = make_run(section, {**POINTS, "normalize": {"obs": True}})
+    trainer = build(run, contribute(run))
+    kept: list[Any] = []
 
-    trainer.fit(Resetting(at=lambda steps: True, rollouts=True))
-    assert order == ["update", "fresh", "update", "fresh"]
+    def at(steps: int) -> bool:
+        if not kept:
+            kept.append(trainer.policy_state())
+            before.append({name: value.clone() for name, value in trainer.native.policy.state_dict().items()})
+        return True
+
+    before: list[Any] = []
+    trainer.fit(events(at=at, every=32))
+    model = trainer.native
+    statistics = model.get_vec_normalize_env().obs_rms
+    assert any(not torch.equal(value, before[0][name]) for name, value in model.policy.state_dict().items())
+    count = statistics.count
+    trainer.load_policy(kept[0])
+    assert all(torch.equal(value, before[0][name]) for name, value in model.policy.state_dict().items())
+    assert statistics.count < count
 
 
 def test_training_goes_on_after_a_reset(make_run: Any, contribute: Any, events: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,10 @@ def run(
     loaded = _with_source(loaded, output)
     folder = new_folder(output, str(loaded.data.get("name", "run")), loaded.data.get("seed", 0))
     planned = plan(loaded, folder.folder)
-    trainer, notes = _fresh(planned)
-    folder.create()
-    return train(folder, planned, trainer, None, notes, progress or silent())
+    with _built(planned) as trainer:
+        notes = _warmed(trainer, planned)
+        folder.create()
+        return train(folder, planned, trainer, None, notes, progress or silent())
 
 
 def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress | None = None) -> Result:
@@ -47,21 +49,22 @@ def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress 
     found = Checkpoints(folder.checkpoints, 1).latest()
     if found is None:
         _check_origin(planned, config.load(folder.config_file).data, folder.config_file)
-        trainer, notes = _fresh(planned)
-        notes.insert(0, "no checkpoint yet: starting from the beginning")
-        return train(folder, planned, trainer, None, notes, progress or silent())
+        with _built(planned) as trainer:
+            notes = ["no checkpoint yet: starting from the beginning", *_warmed(trainer, planned)]
+            return train(folder, planned, trainer, None, notes, progress or silent())
     path, damaged = found
     state, meta = Checkpoints(folder.checkpoints, 1).load(path)
     _check_origin(planned, meta["config"], path)
-    trainer = planned.build_trainer()
-    _check_unfinished(folder, trainer, state["session"]["steps"])
-    notes = [
-        *_left_out(damaged),
-        f"continuing from {path.name}",
-        *machine.version_changes(meta["versions"]),
-        *trainer.load_state_dict(state["trainer"]),
-    ]
-    return train(folder, planned, trainer, (state, meta), notes, progress or silent())
+    with _built(planned) as trainer:
+        _check_unfinished(folder, trainer, state["session"]["steps"])
+        _lift_stop(folder, state["session"])
+        notes = [
+            *_left_out(damaged),
+            f"continuing from {path.name}",
+            *machine.version_changes(meta["versions"]),
+            *trainer.load_state_dict(state["trainer"]),
+        ]
+        return train(folder, planned, trainer, (state, meta), notes, progress or silent())
 
 
 def _with_source(loaded: config.Loaded, output: Path) -> config.Loaded:
@@ -77,15 +80,23 @@ def _with_source(loaded: config.Loaded, output: Path) -> config.Loaded:
     return replace(loaded, data={**loaded.data, "init_from": str(source.folder)})
 
 
-def _fresh(planned: Plan) -> tuple[Trainer, list[str]]:
-    """A trainer at step 0, with another run's policy if ``init_from`` names one."""
+@contextmanager
+def _built(planned: Plan) -> Iterator[Trainer]:
     trainer = planned.build_trainer()
+    try:
+        yield trainer
+    finally:
+        trainer.close()
+
+
+def _warmed(trainer: Trainer, planned: Plan) -> list[str]:
+    """Take over another run's policy if ``init_from`` names one; what there is to say about it."""
     if not planned.data["init_from"]:
-        return trainer, []
+        return []
     source = find_run(planned.data["init_from"])
     state, path, notes = _newest(source)
     trainer.load_policy(state["trainer"])
-    return trainer, [*notes, f"policy taken from {source.run_id}, {path.name}"]
+    return [*notes, f"policy taken from {source.run_id}, {path.name}"]
 
 
 def _left_out(damaged: Sequence[str]) -> list[str]:
@@ -101,37 +112,39 @@ def _check_unfinished(folder: RunFolder, trainer: Trainer, steps: int) -> None:
         )
 
 
+def _lift_stop(folder: RunFolder, state: StateTree) -> None:
+    """Who resumes a run that a plugin stopped, and that has said so, wants it to go on."""
+    if folder.status.get("stopped_at") == state["steps"]:
+        state["stopped"] = None
+
+
 def evaluate(
     reference: str, episodes: int = 20, seed: int = 20_000, *, progress: Progress | None = None
 ) -> tuple[Evaluation, Path]:
     """Fresh episodes of a run's newest intact checkpoint, and which one that is."""
-    trainer, path = _restored_trainer(find_run(reference), progress or silent())
-    try:
+    with _restored(find_run(reference), progress or silent()) as (trainer, path):
         return trainer.evaluate(episodes, seed), path
-    finally:
-        trainer.close()
 
 
 def export(reference: str, to: Path | None = None, *, progress: Progress | None = None) -> Path:
     """The trainer's native files of a run's newest intact checkpoint; default: ``export/`` in the run's folder."""
     folder = find_run(reference)
     target = to or folder.folder / "export"
-    trainer, _ = _restored_trainer(folder, progress or silent())
-    try:
+    with _restored(folder, progress or silent()) as (trainer, _):
         target.mkdir(parents=True, exist_ok=True)
         return trainer.export(target)
-    finally:
-        trainer.close()
 
 
-def _restored_trainer(folder: RunFolder, progress: Progress) -> tuple[Trainer, Path]:
+@contextmanager
+def _restored(folder: RunFolder, progress: Progress) -> Iterator[tuple[Trainer, Path]]:
+    """A trainer with the policy of the newest intact checkpoint, and that checkpoint's folder."""
     state, path, notes = _newest(folder)
     for note in notes:
         progress.message(note)
     planned = plan(config.load(folder.config_file), folder.folder, recorded=True)
-    trainer = planned.build_trainer()
-    trainer.load_policy(state["trainer"])
-    return trainer, path
+    with _built(planned) as trainer:
+        trainer.load_policy(state["trainer"])
+        yield trainer, path
 
 
 def _newest(folder: RunFolder) -> tuple[StateTree, Path, list[str]]:

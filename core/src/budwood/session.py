@@ -106,6 +106,7 @@ class Session:
         self.seconds: dict[str, float] = {"evaluation": 0.0, "checkpoint": 0.0, "callbacks": 0.0}
         self.stopped: str | None = None
         self.interrupted = False
+        self._reset_seed: int | None = None
         self.ended_at = -1
         self._recorder, self._screen, self._rhythm, self._save = recorder, screen, rhythm, save
         self._restored = restored
@@ -142,7 +143,14 @@ class Session:
         return evaluation
 
     def reset_policy(self, seed: int) -> None:
-        self.trainer.reset_policy(seed)
+        self._reset_seed = seed
+        self.next_boundary = 0
+
+    def policy_state(self) -> StateTree:
+        return self.trainer.policy_state()
+
+    def load_policy(self, state: StateTree) -> None:
+        self.trainer.load_policy(state)
 
     def checkpoint(self) -> None:
         if self._save is not None:
@@ -155,7 +163,7 @@ class Session:
 
     # ---- TrainerEvents: what the trainer reports -------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self) -> bool:
         self._muted = self._restored is not None
         for item in self.contributions.callbacks:
             with self._blaming(item, "on_run_start"):
@@ -164,7 +172,7 @@ class Session:
         if self._restored is not None:
             self._load_state(self._restored)
             self._restored = None
-        self._plan()
+        return self._goes_on()
 
     def wants_rollouts(self) -> bool:
         return bool(self._on_rollout_end)
@@ -179,8 +187,7 @@ class Session:
         if steps > self.steps:
             self.steps = steps
             self._work()
-        self._plan()
-        return self.stopped is None and not self.interrupted
+        return self._goes_on()
 
     def finish(self) -> None:
         """After training: the last evaluation, evaluators and checkpoint, unless this instant already has them."""
@@ -205,6 +212,16 @@ class Session:
 
     # ---- at a boundary ---------------------------------------------------------------------------------------------
 
+    def _goes_on(self) -> bool:
+        """Whether there is anything left to train. A policy is reset last of all and only then, so that what is evaluated,
+        saved and exported at this boundary is the one that was trained."""
+        goes_on = self.stopped is None and not self.interrupted
+        if goes_on and self._reset_seed is not None and self.steps < self.total_steps:
+            self.trainer.reset_policy(self._reset_seed)
+            self._reset_seed = None
+        self._plan()
+        return goes_on
+
     def _work(self) -> None:
         with self._timed("callbacks"):
             for item in self._on_update_end:
@@ -226,7 +243,8 @@ class Session:
         self.next_boundary = min(events)
         # After the line above: a signal that comes between the two is seen here. Rollouts need to know their step.
         watched = self._on_update_end or self._on_rollout_end
-        if watched or self._checkpoint_asked or self.interrupted or self.stopped is not None:
+        asked = self._checkpoint_asked or self._reset_seed is not None
+        if watched or asked or self.interrupted or self.stopped is not None:
             self.next_boundary = 0
 
     def _evaluate_now(self) -> None:
@@ -273,6 +291,7 @@ class Session:
             "evaluation_steps": self.evaluation_steps,
             "ended_at": self.ended_at,
             "stopped": self.stopped,
+            "reset_seed": self._reset_seed,
             "evaluators": [due.last for _, due in self._evaluators],
             "latest": dict(self.latest),
             "evaluations": [
@@ -298,9 +317,8 @@ class Session:
         self.steps = state["steps"]
         self.evaluation_steps = state["evaluation_steps"]
         self.ended_at = state["ended_at"]
-        # Who resumes a run that a plugin stopped, and that has ended, wants it to go on.
-        if self.ended_at != self.steps:
-            self.stopped = state["stopped"]
+        self.stopped = state["stopped"]
+        self._reset_seed = state["reset_seed"]
         self.latest = dict(state["latest"])
         self.evaluations = [
             (e["step"], Evaluation(e["returns"], e["lengths"], e["env_steps"], e["seed"])) for e in state["evaluations"]

@@ -50,7 +50,10 @@ def train(
     notes: list[str],
     progress: Progress,
 ) -> Result:
-    """Train to the end, an interruption or an error. ``restored``: state and meta of the checkpoint to go on from."""
+    """Train to the end, an interruption or an error. ``restored``: state and meta of the checkpoint to go on from.
+
+    The caller closes the trainer.
+    """
     state, meta = restored or ({}, {})
     data = redact(planned.data)
     versions = machine.versions()
@@ -96,7 +99,10 @@ def train(
             paths = _leave(folder, planned, trainer, session, status, seconds(), notes)
             for artifact in (paths["report"], paths["native"], paths["checkpoint"]):
                 events.artifact(Path(artifact))
-            folder.write_status(status=status, ended=time.time(), steps=session.steps, latest=session.latest)
+            stopped_at = session.steps if session.stopped else None
+            folder.write_status(
+                status=status, ended=time.time(), steps=session.steps, latest=session.latest, stopped_at=stopped_at
+            )
             events.status("interrupted" if session.interrupted else "finished")
         except BaseException as error:
             _record_failure(folder, events, error)
@@ -105,7 +111,6 @@ def train(
             raise
         finally:
             progress.stop()
-            trainer.close()
     if session.stopped:
         notes.append(f"stopped early: {session.stopped}")
         progress.message(notes[-1])

@@ -44,16 +44,17 @@ class Bridge(BaseCallback):
     def _on_rollout_start(self) -> None:
         self.rollout_started = True
         if self._begin is not None:
-            self._open(self._begin)
+            if not self._open(self._begin):
+                raise StopTraining
         elif self.model.num_timesteps >= self.events.next_boundary and not self.events.boundary(
             self.model.num_timesteps
         ):
             raise StopTraining
 
-    def _open(self, begin: Callable[[], None]) -> None:
+    def _open(self, begin: Callable[[], None]) -> bool:
         self._begin = None
         begin()
-        self.events.start()
+        return self.events.start()
 
     def _on_training_end(self) -> None:
         self.rollout_started = False
@@ -66,7 +67,7 @@ class RolloutBridge(Bridge):
     """For on-policy trainers: also shows finished rollouts, and dumps the log every ``log_interval`` of them.
 
     Stable-Baselines3 counts iterations in a local variable of ``learn``, which a resumed run cannot restore; here they
-    are counted in steps. ``log_interval`` None leaves the log to ``learn``. ``deferred`` is done after the update.
+    are counted in steps. ``log_interval`` None leaves the log to ``learn``.
     """
 
     model: OnPolicyAlgorithm
@@ -74,27 +75,10 @@ class RolloutBridge(Bridge):
     def __init__(self, events: TrainerEvents, begin: Callable[[], None], log_interval: int | None) -> None:
         super().__init__(events, begin)
         self._log_interval = log_interval
-        self.showing_rollout = False
-        self.deferred: Callable[[], None] | None = None
-
-    def _on_rollout_start(self) -> None:
-        self._do_deferred()
-        super()._on_rollout_start()
-
-    def _on_training_end(self) -> None:
-        self._do_deferred()
-        super()._on_training_end()
-
-    def _do_deferred(self) -> None:
-        if self.deferred is not None:
-            deferred, self.deferred = self.deferred, None
-            deferred()
 
     def _on_rollout_end(self) -> None:
         if self.events.wants_rollouts():
-            self.showing_rollout = True
             self.events.rollout_end(rollout_of(self.model))
-            self.showing_rollout = False
         if self._log_interval is not None:
             iteration = self.model.num_timesteps // (self.model.n_steps * self.model.n_envs)
             if iteration % self._log_interval == 0:

@@ -133,6 +133,14 @@ def restore_generators(model: BaseAlgorithm, state: StateTree) -> None:
         values.update(saved)
 
 
+def policy_state(model: BaseAlgorithm) -> StateTree:
+    """What :func:`load_policy` reads, copied."""
+    return {
+        "parameters": {"policy": _copied(model.policy.state_dict())},
+        "statistics": _statistics(model),
+    }
+
+
 def load_policy(model: BaseAlgorithm, state: StateTree) -> None:
     """Warm start: the networks and the observation statistics, no optimiser, no counter.
 

@@ -6,7 +6,6 @@ import inspect
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +91,7 @@ class SB3Trainer:
         return self._evaluations.run(episodes, seed, observer)
 
     def reset_policy(self, seed: int) -> None:
-        """At a boundary at once; asked for at the end of a rollout, after the update that this rollout is for."""
-        fresh = partial(reset_policy, self.native, seed)
-        if isinstance(self._bridge, RolloutBridge) and self._bridge.showing_rollout:
-            self._bridge.deferred = fresh
-        else:
-            fresh()
+        reset_policy(self.native, seed)
 
     def state_dict(self) -> StateTree:
         started = self._bridge is not None and self._bridge.rollout_started
@@ -107,6 +101,9 @@ class SB3Trainer:
         notes = state.restore_model(self.native, saved)
         self._restored = saved
         return notes
+
+    def policy_state(self) -> StateTree:
+        return state.policy_state(self.native)
 
     def load_policy(self, saved: StateTree) -> None:
         state.load_policy(self.native, saved)

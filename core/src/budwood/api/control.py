@@ -57,7 +57,17 @@ class RunControl(Protocol):
         """
 
     def reset_policy(self, seed: int) -> None:
-        """Fresh policy, critics and optimisers; observation statistics and step count stay; episodes restart."""
+        """Fresh policy, critics and optimisers; observation statistics and step count stay; episodes restart.
+
+        Happens at the end of the boundary, after evaluations and checkpoint, and only if training goes on: the policy that a
+        run leaves behind is always one that was trained.
+        """
+
+    def policy_state(self) -> StateTree:
+        """The policy's parameters and the observation statistics as they are now, copied."""
+
+    def load_policy(self, state: StateTree) -> None:
+        """Put back what :meth:`policy_state` gave; optimisers and counters stay."""
 
     def checkpoint(self) -> None:
         """Write a checkpoint at the end of the current boundary (nothing in a grafted script)."""

@@ -93,9 +93,9 @@ class TrainerEvents(Protocol):
 
     control: RunControl
 
-    def start(self) -> None:
-        """Before the first rollout, also after a resume. :meth:`boundary` may be asked at once whether to train at all:
-        a plugin may have stopped the run already, now or before the checkpoint."""
+    def start(self) -> bool:
+        """Before the first rollout, also after a resume. False: do not train at all, since a plugin has stopped the run
+        already, now or before the checkpoint."""
 
     def wants_rollouts(self) -> bool:
         """Whether any callback overrides ``on_rollout_end``: if not, no :class:`Rollout` need be made."""
@@ -138,6 +138,9 @@ class Trainer(Protocol):
 
     def load_state_dict(self, state: StateTree) -> Sequence[str]:
         """Restore before :meth:`fit`. Returns what cannot continue exactly, one sentence each."""
+
+    def policy_state(self) -> StateTree:
+        """The part of :meth:`state_dict` that :meth:`load_policy` reads, copied."""
 
     def load_policy(self, state: StateTree) -> None:
         """Warm start: take only the policy's parameters and observation statistics from ``state``."""
