@@ -141,7 +141,8 @@ class Events:
         self.trainer, self.evaluate = trainer, evaluate
         self.logged: list[tuple[int, dict[str, float]]] = []
 
-    def start(self) -> None: ...
+    def start(self) -> bool:
+        return True
 
     def wants_rollouts(self) -> bool:
         return True

@@ -112,3 +112,27 @@ def test_subprocesses_step_the_same_environments() -> None:
             assert (reward.astype(np.float32) == expected_reward).all()
     finally:
         subproc.close()
+
+
+class Reusing(gym.Env[Any, Any]):
+    """Writes every step into the info that it has returned before."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,))
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def __init__(self) -> None:
+        self.info: dict[str, Any] = {"count": 0}
+
+    def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.info["count"] += 1
+        return np.zeros(1, np.float32), 0.0, False, False, self.info
+
+
+def test_an_info_that_the_environment_reuses_is_not_changed_after_the_fact() -> None:
+    venv = FastVecEnv([Reusing])
+    venv.reset()
+    first, second = [venv.step(np.zeros((1, 1)))[3][0] for _ in range(2)]
+    assert (first["count"], second["count"]) == (1, 2)

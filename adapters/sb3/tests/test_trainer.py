@@ -16,9 +16,10 @@ import torch
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from budwood.api import BindingError, RewardTerm, StepBatch, hookimpl
+from budwood_sb3.fast import FastVecEnv
 from budwood_sb3.trainer import build
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -399,3 +400,20 @@ def test_an_off_policy_export_too(make_run: Any, train: Any, tmp_path: Path, sam
     trainer = train(make_run(sac(), {"id": "Point-v0"}), Terms())
     assert same(SAC.load(trainer.export(tmp_path)), trainer.native)
     assert isinstance(trainer.native.env.action_space, gym.spaces.Box)
+
+
+@pytest.mark.parametrize(
+    ("section", "terms", "expected"),
+    [
+        ({}, False, DummyVecEnv),
+        ({}, True, FastVecEnv),
+        ({"fast": False}, True, DummyVecEnv),
+        ({"fast": True}, False, FastVecEnv),
+    ],
+)
+def test_infos_are_copied_less_where_reward_terms_are_bound(
+    section: Any, terms: bool, expected: type, make_run: Any, contribute: Any
+) -> None:
+    run = make_run(ppo(), {**POINTS, **section})
+    built = build(run, contribute(run, *([Terms()] if terms else [])))
+    assert type(built.native.env.unwrapped) is expected

@@ -62,7 +62,9 @@ class EnvConfig(Config):
     vec: Literal["dummy", "subproc", "envpool"] = "dummy"
     args: dict[str, Any] = Field(default_factory=dict)
     normalize: NormalizeConfig | None = None
-    fast: bool = Field(False, description="hand infos over without copying them; vec: dummy only, same numbers")
+    fast: bool | None = Field(
+        None, description="copy infos one level deep; vec: dummy only, same numbers; null: where reward terms are bound"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

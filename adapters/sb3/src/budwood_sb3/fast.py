@@ -1,8 +1,7 @@
 """A DummyVecEnv that copies less: the same observations, rewards and seeds to the bit, in less time a step.
 
-DummyVecEnv copies every observation and every info deeply each step. Here observations are copied once and info dicts
-are handed over as the environments made them, so an environment that goes on writing into an info it has returned must
-not use it.
+DummyVecEnv copies every observation and every info deeply each step. Here observations are copied once and infos one level
+deep, so an environment must not go on writing into an array or a dict inside an info that it has returned.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class FastVecEnv(DummyVecEnv):
                 info["terminal_observation"] = obs
                 obs, self.reset_infos[i] = env.reset()
             self._save_obs(i, obs)
-            infos.append(info)
+            infos.append(info.copy())
         return self._obs_from_buf(), rewards, dones, infos
 
     def _obs_from_buf(self) -> Any:

@@ -131,7 +131,7 @@ class SB3Trainer:
 def build(run: Run, contributions: Contributions) -> SB3Trainer:
     """Environments, wrappers, model and buffers of a run, inside out."""
     trainer: TrainerConfig = run.trainer
-    env = EnvConfig.model_validate(run.config["env"])
+    env = _with_fast(EnvConfig.model_validate(run.config["env"]), contributions)
     algorithm = ALGORITHMS[trainer.algo]
     _precision(run.config.get("precision", "fp32"))
     _check_device(run.device)
@@ -151,6 +151,13 @@ def build(run: Run, contributions: Contributions) -> SB3Trainer:
 
     keep = run.config.get("checkpoint", {}).get("replay_buffer", True)
     return SB3Trainer(model, trainer.total_timesteps, make_eval, save_replay_buffer=keep)
+
+
+def _with_fast(env: EnvConfig, contributions: Contributions) -> EnvConfig:
+    """Reward terms pay for themselves with the copies that are left out, unless the configuration decides otherwise."""
+    if env.fast is not None or env.vec != "dummy":
+        return env
+    return env.model_copy(update={"fast": has_terms(contributions)})
 
 
 def has_terms(contributions: Contributions) -> bool:
