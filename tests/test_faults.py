@@ -474,7 +474,7 @@ def test_a_tracker_that_is_away_delays_no_run(
         said.json["notes"][-1],
     )
     assert ended - run.status["ended"] < 70, "bounded, however slow the machine"
-    assert tracking.pending(output) == [run.folder]
+    assert tracking.pending(output).folders == [run.folder]
     said = budwood("runs", "--sync")
     assert said.code == 0
     assert re.search(rf"^{run.run_id}: (\d+) of \1 events wait for MLflow at {nowhere}", said.out, re.MULTILINE)
@@ -503,7 +503,7 @@ def test_what_was_not_sent_is_sent_later(
     for _ in range(3):  # a busy machine may need longer than one command waits
         said = budwood("runs", "--sync")
         assert said.code == 0
-        if not tracking.pending(output):
+        if not tracking.pending(output).folders:
             break
     assert re.search(rf"^{run.run_id}: \d+ events in MLflow at {uri}$", said.out, re.MULTILINE)
     found = MlflowClient(uri).get_run(tracking.State.load(run.folder).mlflow_run_id)
@@ -511,4 +511,4 @@ def test_what_was_not_sent_is_sent_later(
     assert found.data.params["trainer.total_timesteps"] == "128"
     assert found.data.metrics["eval/return_mean"] == run.status["latest"]["eval/return_mean"]
     assert found.data.tags["plugin.sb3"] == "budwood-sb3 0.1.0"
-    assert tracking.pending(output) == []
+    assert tracking.pending(output).folders == []

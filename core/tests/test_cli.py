@@ -378,12 +378,16 @@ def test_runs_sync_replays_and_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from budwood import tracking
+    from budwood.api import BudwoodError
 
-    monkeypatch.setattr(tracking, "pending", lambda output: [output / "x-s0"])
+    torn = BudwoodError("its journal is damaged", where="y-s0")
+    monkeypatch.setattr(tracking, "pending", lambda output: tracking.Pending([output / "x-s0"], [torn]))
     monkeypatch.setattr(tracking, "replay", lambda output: [])
     monkeypatch.setattr(tracking, "finish", lambda folder, **_: f"all of {folder.name} sent")
-    assert main(["runs", "--sync", "--output", str(tmp_path)]) == 0
-    assert "x-s0: all of x-s0 sent" in capsys.readouterr().out
+    assert main(["runs", "--sync", "--output", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "x-s0: all of x-s0 sent" in said
+    assert "not sent: y-s0: its journal is damaged." in said
 
 
 def test_ui_of_a_server_is_its_address(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from budwood import machine, tracking
+from budwood.api import BudwoodError
 from budwood.machine import Finding
 
 
@@ -139,10 +140,12 @@ def test_doctor_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         address = f"127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@{address}")
         assert list(machine._tracker(tmp_path)) == [Finding("ok", "tracker", f"http://me:***@{address} answers")]
-    monkeypatch.setattr(tracking, "pending", lambda _: [Path("a"), Path("b")])
-    gone, waiting = machine._tracker(tmp_path)
+    torn = BudwoodError("damaged", where="c", do="Restore the file")
+    monkeypatch.setattr(tracking, "pending", lambda _: tracking.Pending([Path("a"), Path("b")], [torn]))
+    gone, damaged, waiting = machine._tracker(tmp_path)
     assert (gone.level, gone.do) == ("warn", "Start it, or check MLFLOW_TRACKING_URI")
     assert "secret" not in gone.what
+    assert damaged == Finding("error", "tracker", "c: damaged", "Restore the file")
     assert waiting == Finding(
         "warn", "tracker", "2 runs have something that MLflow has not got yet: a, b", "budwood runs --sync"
     )

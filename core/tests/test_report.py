@@ -175,6 +175,13 @@ def test_few_episodes_get_no_interval(tmp_path: Path) -> None:
     assert "mean of 2 episodes, too few for an interval" in words
 
 
+def test_equal_episodes_get_no_interval_of_width_zero(tmp_path: Path) -> None:
+    evaluation = Evaluation(np.full(20, 3.0), np.ones(20), 20, 0)
+    words = " ".join(Page(written(tmp_path, evaluations=[(10, evaluation)]).read_text()).text)
+    assert "the same in all 20 episodes of this one run" in words
+    assert "interval" not in words
+
+
 def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
     rng = np.random.default_rng(5)
     hits = 0

@@ -336,6 +336,18 @@ def test_a_damaged_journal_is_said_and_not_retried(output: Path) -> None:
     assert "is damaged" in State.load(events.folder).error
 
 
+@pytest.mark.usefixtures("nothing_started")
+def test_a_damaged_journal_keeps_no_other_from_being_sent(output: Path) -> None:
+    whole, damaged = begin(output, "whole"), begin(output, "damaged")
+    for events in (whole, damaged):
+        events.close()
+    with (damaged.folder / FILE).open("ab") as file:
+        file.write(b"{]\n")
+    found = tracking.pending(output)
+    assert found.folders == [whole.folder]
+    assert [str(damaged.folder / FILE) in str(error) for error in found.damaged] == [True]
+
+
 def test_a_sink_that_cannot_be_started_stops_nothing(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_process(*_: Any, **__: Any) -> None:
         raise OSError("Resource temporarily unavailable")

@@ -210,7 +210,6 @@ def _output(folder: Path) -> Iterator[Finding]:
 
 def _tracker(folder: Path) -> Iterator[Finding]:
     from budwood import tracking
-    from budwood.api.errors import BudwoodError
 
     address, _ = tracking.target(None, folder)
     shown, parts = tracking.without_password(address), urlsplit(address)
@@ -225,13 +224,12 @@ def _tracker(folder: Path) -> Iterator[Finding]:
             yield Finding("warn", "tracker", what, "Start it, or check MLFLOW_TRACKING_URI")
     else:
         yield Finding("ok", "tracker", f"MLflow at {shown}")
-    try:
-        waiting = [path.name for path in tracking.pending(folder)]
-    except BudwoodError as error:  # one damaged journal is a finding, and hides no other
-        yield Finding("error", "tracker", f"{error.where}: {error.what}", error.do)
-        return
-    if waiting:
-        what = f"{len(waiting)} runs have something that MLflow has not got yet: {', '.join(waiting[:3])}"
+    waiting = tracking.pending(folder)
+    for damage in waiting.damaged:
+        yield Finding("error", "tracker", f"{damage.where}: {damage.what}", damage.do)
+    if waiting.folders:
+        names = ", ".join(path.name for path in waiting.folders[:3])
+        what = f"{len(waiting.folders)} runs have something that MLflow has not got yet: {names}"
         yield Finding("warn", "tracker", what, "budwood runs --sync")
 
 

@@ -90,7 +90,9 @@ def _summary(
     if evaluations:
         _, last = evaluations[-1]
         note = f"mean of {len(last.returns)} episodes, too few for an interval"
-        if len(last.returns) >= FEW:
+        if np.ptp(last.returns) == 0 and len(last.returns) > 1:
+            note = f"the same in all {len(last.returns)} episodes of this one run"
+        elif len(last.returns) >= FEW:
             low, high = interval(last.returns)
             note = f"95 % interval {number(low)} to {number(high)}, {len(last.returns)} episodes of this one run"
         tiles.insert(1, ("final return", number(float(last.returns.mean())), note))

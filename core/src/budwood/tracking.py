@@ -22,6 +22,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from budwood import journal as journal_file
+from budwood.api.errors import BudwoodError
 from budwood.journal import Journal
 
 STATE = "tracking.json"
@@ -135,6 +136,8 @@ def finish(
         if now.complete or time.monotonic() - began > limit:
             if sink is not None and now.complete:
                 _reap(sink)
+            if progress and now.complete and now.uri is not None:
+                progress(f"all sent: {now}")
             return now
         if sink is not None and sink.poll() is not None:
             if restarted:
@@ -157,15 +160,30 @@ def status(folder: Path) -> Status:
     return _status(folder, _journaled_uri(folder))
 
 
-def pending(output: Path) -> list[Path]:
-    """Folders of the runs under ``output`` that have something MLflow has not got yet."""
-    folders = sorted(file.parent for file in output.glob(f"*/{journal_file.FILE}"))
-    return [folder for folder in folders if not status(folder).complete]
+@dataclass(frozen=True)
+class Pending:
+    """``folders`` of runs that have something MLflow has not got yet; ``damaged`` says which journals cannot be read."""
+
+    folders: list[Path]
+    damaged: list[BudwoodError]
+
+
+def pending(output: Path) -> Pending:
+    folders, damaged = [], []
+    for file in sorted(output.glob(f"*/{journal_file.FILE}")):
+        try:
+            complete = status(file.parent).complete
+        except BudwoodError as error:
+            damaged.append(error)
+        else:
+            if not complete:
+                folders.append(file.parent)
+    return Pending(folders, damaged)
 
 
 def replay(output: Path) -> list[Path]:
     """Start a sink for every run under ``output`` that has something pending and no sink; the folders of those runs."""
-    return [folder for folder in pending(output) if _relaunch(folder)]
+    return [folder for folder in pending(output).folders if _relaunch(folder)]
 
 
 def target(configured: str | None, output: Path) -> tuple[str, str | None]:

@@ -103,7 +103,7 @@ def new(name: str, path: Path | None) -> dict[str, str]:
 
     folder = write_plugin(name, path)
     say(f"wrote {folder}")
-    say(f"next: pip install -e {folder} && budwood plugin check {name}")
+    say(f'next: pip install -e "{folder}[test]" && budwood plugin check {name} && pytest {folder}')
     return {"folder": str(folder)}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from budwood.cli.output import say, table
+from budwood.cli.output import Answer, say, table
 
 if TYPE_CHECKING:
     from budwood.folder import RunFolder
@@ -24,7 +24,7 @@ OUTPUT = click.option(
 @click.command()
 @OUTPUT
 @click.option("--sync", is_flag=True, help="Send to the tracker what it missed while it was away.")
-def runs(output: Path | None, sync: bool) -> list[dict[str, Any]]:
+def runs(output: Path | None, sync: bool) -> Answer:
     """Runs of the output folder, oldest first.
 
     \b
@@ -41,9 +41,7 @@ def runs(output: Path | None, sync: bool) -> list[dict[str, Any]]:
     if rows:
         shown = [{**row, "steps": f"{row['steps']:,}", "return": _number(row["return"])} for row in rows]
         table(shown, ["name", "status", "steps", "return", "started", "id"])
-    if sync:
-        _sync(folder)
-    return rows
+    return Answer(rows, _sync(folder) if sync else 0)
 
 
 def _row(run: RunFolder) -> dict[str, Any]:
@@ -63,14 +61,17 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _sync(output: Path) -> None:
-    """Send what is left of every journal, or wait for the process that is sending it already."""
+def _sync(output: Path) -> int:
+    """Send what is left of every journal, or wait for the process that is sending it already; the exit code."""
     from budwood import tracking
 
     waiting = tracking.pending(output)
     tracking.replay(output)
-    for folder in waiting:
+    for folder in waiting.folders:
         say(f"{folder.name}: {tracking.finish(folder, patience=2 * tracking.PATIENCE_SECONDS)}")
+    for error in waiting.damaged:
+        say(f"not sent: {error}")
+    return 1 if waiting.damaged else 0
 
 
 @click.command()

@@ -89,7 +89,9 @@ class Lines:
             return
         self._shown = metrics["reward_shaping/env_steps"]
         speed, effort, p = (metrics[f"reward_shaping/{key}"] for key in ("w/speed", "w/effort", "P"))
-        click.echo(f"  {steps:>7,} steps  speed {speed:.2f}  effort {effort:.2f}  task done in {p:.0%} of the episodes")
+        click.echo(
+            f"  {steps:>7,} training steps  speed {speed:.2f}  effort {effort:.2f}  task done in {p:.0%} of the episodes"
+        )
 
     def start(self, total: int, already: int = 0) -> None:
         self._shown = 0.0
@@ -163,7 +165,7 @@ def _table(rows: Mapping[str, tuple[Any, Trace]]) -> None:
     from budwood_reward_shaping.reach_budget import WINDOW
 
     table = Table(title=f"weight of speed / weight of effort must lie in [{WINDOW[0]:.3f}, {WINDOW[1]:.3f}]")
-    for heading in ("", "speed / effort", "task done", "environment steps"):
+    for heading in ("", "speed / effort", "task done", "steps, evaluation included"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, (_, trace) in rows.items():
         table.add_row(name, f"{trace.ratios[-1]:.3f}", f"{trace.performance[-1]:.0%}", f"{trace.env_steps[-1]:,.0f}")
