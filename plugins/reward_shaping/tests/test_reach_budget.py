@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from budwood_reward_shaping.reach_budget import BUDGET, DISTANCE, DT, GAIN, STEPS, WINDOW, ReachBudget
+from budwood.api import StepBatch
+from budwood_reward_shaping.reach_budget import BUDGET, DISTANCE, DISTRACTORS, DT, GAIN, STEPS, WINDOW, ReachBudget
 
 
 def play(rho: float) -> tuple[float, float, float]:
@@ -63,6 +64,23 @@ def test_gymnasium_accepts_it_and_its_state_continues():
         a, b = first.step(np.array([0.2])), second.step(np.array([0.2]))
         np.testing.assert_array_equal(a[0], b[0])
         assert a[1:] == b[1:]
+
+
+def test_distractors_are_what_they_say():
+    batch = StepBatch()
+    batch.next_obs = np.array([[2.0, 0.5, 0.75], [-1.0, -2.0, 0.0]], dtype=np.float32)
+    batch.actions, batch.dones = np.array([[0.4], [-3.0]]), np.zeros(2, dtype=bool)
+    expected = {
+        "push": [0.04, -0.1],
+        "brake": [-0.05, -0.2],
+        "rush": [0.025, 0.4],
+        "early": [0.0375, 0.0],
+        "late": [0.0125, -0.2],
+        "home": [-0.2, -0.1],
+        "waves": [0.1 * np.sin(6.0), 0.1 * np.sin(-3.0)],
+        "clock": [0.1, 0.1],
+    }
+    assert {term.name: pytest.approx(term.fn(batch).tolist()) for term in DISTRACTORS} == expected
 
 
 def trained(rho: float, seed: int, steps: int) -> bool:

@@ -4,6 +4,8 @@ A double integrator, dt = 0.1 s, 50 steps, |a| <= 1. The task: cover x_T >= 4 wi
 infos of every step: ``speed`` = v dt and ``effort`` = -a^2 dt. For rho = w_speed / w_effort and no discount the best
 controls are a_t = rho dt (T - t) / 2, hence x_T = 21.46 rho and sum a^2 dt = 10.73 rho^2: the task is done exactly
 for rho in [0.186, 0.305]. With equal weights the policy overspends its budget.
+
+Eight more terms are distractors, for studies of how a search copes with many: none is needed, most pull the policy away.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from budwood.api import Array
-from budwood_reward_shaping.terms import InfoTerm, Pack
+from budwood.api import Array, StepBatch
+from budwood_reward_shaping.terms import BatchTerm, InfoTerm, Pack
 
 DT, STEPS = 0.1, 50
 DISTANCE, BUDGET = 4.0, 1.0
@@ -24,7 +26,36 @@ GAIN = DT**3 / 2 * sum(k * k for k in range(1, STEPS + 1))
 WINDOW = (DISTANCE / GAIN, (2 * BUDGET / GAIN) ** 0.5)
 """The ratios w_speed / w_effort that do the task."""
 
-_PACK = Pack((InfoTerm("speed", "speed"), InfoTerm("effort", "effort", sign="-")))
+
+def _position(batch: StepBatch) -> Array:
+    return np.asarray(batch.next_obs[:, 0], dtype=np.float64)
+
+
+def _velocity(batch: StepBatch) -> Array:
+    return np.asarray(batch.next_obs[:, 1], dtype=np.float64)
+
+
+def _time_left(batch: StepBatch) -> Array:
+    return np.asarray(batch.next_obs[:, 2], dtype=np.float64)
+
+
+def _push(batch: StepBatch) -> Array:
+    return np.clip(np.asarray(batch.actions[:, 0], dtype=np.float64), -1.0, 1.0)
+
+
+DISTRACTORS = (
+    BatchTerm("push", lambda b: _push(b) * DT),
+    BatchTerm("brake", lambda b: -np.abs(_velocity(b)) * DT, sign="-"),
+    BatchTerm("rush", lambda b: np.square(_velocity(b)) * DT, sign="+"),
+    BatchTerm("early", lambda b: _velocity(b) * _time_left(b) * DT),
+    BatchTerm("late", lambda b: _velocity(b) * (1.0 - _time_left(b)) * DT),
+    BatchTerm("home", lambda b: -np.abs(_position(b)) * DT, sign="-"),
+    BatchTerm("waves", lambda b: np.sin(3.0 * _position(b)) * DT),
+    BatchTerm("clock", lambda b: np.full(len(b.dones), DT), sign="+"),
+)
+"""Signals in the units of ``speed``: a second of one unit is worth 1."""
+
+_PACK = Pack((InfoTerm("speed", "speed"), InfoTerm("effort", "effort", sign="-"), *DISTRACTORS))
 PACKS = {"ReachBudget": _PACK, "ReachBudget-v0": _PACK}
 """By class and by Gymnasium id."""
 
