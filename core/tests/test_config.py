@@ -383,7 +383,7 @@ def test_resolved_data_is_complete_and_reads_back_as_itself(tmp_path: Path, acti
     text = f"{MINIMAL}plugins:\n  flow: {flow}\n  bare-one:\n"
     resolved = config.resolve(config.load(written(tmp_path, text, "half cheetah.yaml")), activation)
     assert list(resolved.data) == [
-        *("name", "seed", "trainer", "env", "plugins", "evaluation", "checkpoint", "tracking"),
+        *("name", "seed", "trainer", "env", "plugins", "budget", "evaluation", "checkpoint", "tracking"),
         *("output", "init_from", "device", "precision"),
     ]
     assert resolved.data["name"] == "half-cheetah"
@@ -594,8 +594,8 @@ class Shape(Enum):
         (
             config.RunConfig,
             True,
-            "trainer.kind: its config_model describes checkpoint, device, evaluation, init_from, name, output, plugins, "
-            "precision, seed, tracking, which budwood owns. Asked for by budwood-flow 1.0. Report this to its author.",
+            "trainer.kind: its config_model describes budget, checkpoint, device, evaluation, init_from, name, output, "
+            "plugins, precision, seed, tracking, which budwood owns. Asked for by budwood-flow 1.0. Report this to its author.",
         ),
     ],
 )

@@ -203,3 +203,15 @@ def test_a_damaged_journal_is_a_finding(tmp_path: Path) -> None:
     assert list(machine._tracker(tmp_path))[-1] == Finding(
         "error", "tracker", f"{tmp_path}/run/events.jsonl: the line that ends at byte 8 is damaged", "Restore the file"
     )
+
+
+def test_cpu_time_includes_children_that_live_and_that_ended() -> None:
+    work = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
+    before = machine.cpu_seconds()
+    with subprocess.Popen([sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        living = machine.cpu_seconds() - before
+        child.communicate(b"\n")
+    assert living >= 0.45
+    assert machine.cpu_seconds() - before >= 0.45

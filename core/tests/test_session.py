@@ -468,3 +468,39 @@ def test_a_checkpoint_of_other_callbacks_is_refused() -> None:
 def test_an_evaluator_needs_a_step_to_run_at() -> None:
     with pytest.raises(ContributionError, match="evaluator 'probe' is to run every 0 steps; give at least 1"):
         Evaluator("probe", 0, lambda control: EvalReport())
+
+
+# ---- a budget of environment steps ------------------------------------------------------------------------------------
+
+
+def test_a_budget_ends_training_at_the_first_boundary_that_has_spent_it() -> None:
+    trainer = Counter(100)
+    made, _ = session(trainer, rhythm=Rhythm(evaluate_every=20, episodes=2, budget=60))
+    trainer.fit(made)  # type: ignore[arg-type]
+    assert (made.steps, made.evaluation_steps) == (40, 20), "two evaluations of 10 steps each count"
+    assert (made.spent, made.stopped) == (True, None)
+    made.finish()
+    assert made.env_steps == 60, "the evaluation at step 40 is the last one"
+
+
+def test_a_budget_alone_is_the_next_boundary() -> None:
+    made, _ = session(Counter(), rhythm=Rhythm(budget=35))
+    made.start()
+    assert made.next_boundary == 35
+    made.evaluate(3, 0)
+    assert made.boundary(10)
+    assert made.next_boundary == 20
+    assert not made.boundary(20)
+
+
+def test_a_spent_budget_is_spent_after_a_resume_too_until_it_is_raised() -> None:
+    saves: list[StateTree] = []
+    first, _ = session(Counter(), rhythm=Rhythm(checkpoint_every=30, budget=30), saves=saves)
+    first.trainer.fit(first)
+    killed_before_it_ended = saves[0]
+    assert killed_before_it_ended["ended_at"] == -1
+    again, _ = session(Counter(), rhythm=Rhythm(budget=30), restored=killed_before_it_ended)
+    assert not again.start()
+    raised, _ = session(Counter(), rhythm=Rhythm(budget=50), restored=killed_before_it_ended)
+    assert raised.start()
+    assert raised.next_boundary == 50

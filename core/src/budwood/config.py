@@ -55,7 +55,7 @@ __all__ = [
     "schema",
 ]
 
-MAY_CHANGE = ("name", "output", "evaluation", "checkpoint", "tracking", "trainer.total_timesteps")
+MAY_CHANGE = ("name", "output", "evaluation", "checkpoint", "tracking", "trainer.total_timesteps", "budget")
 """What a resumed run may change: these keys and everything under them."""
 
 

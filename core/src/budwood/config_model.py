@@ -63,6 +63,11 @@ class RunConfig(Config):
     trainer: Any = Field(description="kind: the name of an installed adapter; the rest is that adapter's")
     env: Any = None
     plugins: Any = Field(default_factory=dict, description="name: options, in the order of activation")
+    budget: int | None = Field(
+        default=None,
+        gt=0,
+        description="environment steps, those of evaluations too, at which training ends if it has not ended before",
+    )
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)

@@ -56,7 +56,7 @@ def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress 
     state, meta = Checkpoints(folder.checkpoints, 1).load(path)
     _check_origin(planned, meta["config"], path)
     with _built(planned) as trainer:
-        _check_unfinished(folder, trainer, state["session"]["steps"])
+        _check_unfinished(folder, planned, trainer, state["session"])
         _lift_stop(folder, state["session"])
         notes = [
             *_left_out(damaged),
@@ -103,12 +103,20 @@ def _left_out(damaged: Sequence[str]) -> list[str]:
     return [f"damaged checkpoint left out: {problem}" for problem in damaged]
 
 
-def _check_unfinished(folder: RunFolder, trainer: Trainer, steps: int) -> None:
-    if folder.status["status"] == "finished" and steps >= trainer.total_steps:
+def _check_unfinished(folder: RunFolder, planned: Plan, trainer: Trainer, state: StateTree) -> None:
+    if folder.status["status"] != "finished":
+        return
+    steps, budget = state["steps"], planned.data["budget"]
+    env_steps = steps + state["evaluation_steps"]
+    settings = [
+        *([f"trainer.total_timesteps={2 * trainer.total_steps}"] if steps >= trainer.total_steps else []),
+        *([f"budget={2 * env_steps}"] if budget is not None and env_steps >= budget else []),
+    ]
+    if settings:
         raise ConfigError(
-            f"this run is finished, at {steps:,} steps",
+            f"this run is finished, at {steps:,} steps" + (f" and {env_steps:,} with evaluations" if budget else ""),
             where=folder.run_id,
-            do=f"To train on: budwood resume {folder.run_id} trainer.total_timesteps={2 * trainer.total_steps}",
+            do=f"To train on: budwood resume {folder.run_id} {' '.join(settings)}",
         )
 
 

@@ -53,12 +53,16 @@ class Screen(Protocol):
 
 @dataclass(frozen=True)
 class Rhythm:
-    """How often what happens, in training environment steps; None: only at the end. ``episodes`` 0: never."""
+    """How often what happens, in training environment steps; None: only at the end. ``episodes`` 0: never.
+
+    ``budget``: environment steps, those of evaluations too, at which training ends; None: no such end.
+    """
 
     evaluate_every: int | None = None
     episodes: int = 0
     evaluation_seed: int = 10_000
     checkpoint_every: int | None = None
+    budget: int | None = None
 
 
 @dataclass
@@ -126,6 +130,11 @@ class Session:
     def env_steps(self) -> int:
         """Training and evaluation steps together: the budget methods are compared by."""
         return self.steps + self.evaluation_steps
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget of environment steps is used up. Only the last evaluation comes on top of it."""
+        return self._rhythm.budget is not None and self.env_steps >= self._rhythm.budget
 
     def log(self, metrics: Mapping[str, float], steps: int | None = None) -> None:
         if self._muted:
@@ -215,7 +224,7 @@ class Session:
     def _goes_on(self) -> bool:
         """Whether there is anything left to train. A policy is reset last of all and only then, so that what is evaluated,
         saved and exported at this boundary is the one that was trained."""
-        goes_on = self.stopped is None and not self.interrupted
+        goes_on = self.stopped is None and not self.interrupted and not self.spent
         if goes_on and self._reset_seed is not None and self.steps < self.total_steps:
             self.trainer.reset_policy(self._reset_seed)
             self._reset_seed = None
@@ -240,6 +249,8 @@ class Session:
 
     def _plan(self) -> None:
         events = [self._evaluation.next, self._checkpoint.next, *(due.next for _, due in self._evaluators)]
+        if self._rhythm.budget is not None:
+            events.append(max(0, self._rhythm.budget - self.evaluation_steps))
         self.next_boundary = min(events)
         # After the line above: a signal that comes between the two is seen here. Rollouts need to know their step.
         watched = self._on_update_end or self._on_rollout_end

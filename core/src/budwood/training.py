@@ -72,11 +72,19 @@ def train(
         events.artifact(folder.folder / VERSIONS)
         store = Checkpoints(folder.checkpoints, data["checkpoint"]["keep"])
         before, began = meta.get("seconds", {}), time.perf_counter()
+        cpu_before = folder.status.get("cpu_seconds", 0.0) - machine.cpu_seconds()
 
         def seconds() -> dict[str, float]:
             """What this run has taken so far, by activity, all its sittings together."""
             now = {"total": time.perf_counter() - began, **session.seconds}
             return {what: spent + before.get(what, 0.0) for what, spent in now.items()}
+
+        def spent() -> dict[str, Any]:
+            return {
+                "steps": session.steps,
+                "env_steps": session.env_steps,
+                "cpu_seconds": cpu_before + machine.cpu_seconds(),
+            }
 
         def save(session: Session) -> Path:
             events.sync()
@@ -84,11 +92,12 @@ def train(
             tree = {"trainer": trainer.state_dict(), "session": session.state_dict()}
             about = {"config": data, "versions": versions, "journal": events.count, "seconds": seconds()}
             path = store.save(steps, tree, about)
-            folder.write_status(steps=steps, latest=session.latest)
+            folder.write_status(**spent(), latest=session.latest)
             return path
 
         session = Session(trainer, planned.contributions, events, progress, _rhythm(data), save, state.get("session"))
-        progress.start(trainer.total_steps, state["session"]["steps"] if state else 0)
+        total = min(trainer.total_steps, data["budget"] or trainer.total_steps)
+        progress.start(total, state["session"]["steps"] if state else 0)
         for line in (folder.run_id, *notes):
             progress.message(line)
         try:
@@ -101,11 +110,11 @@ def train(
                 events.artifact(Path(artifact))
             stopped_at = session.steps if session.stopped else None
             folder.write_status(
-                status=status, ended=time.time(), steps=session.steps, latest=session.latest, stopped_at=stopped_at
+                status=status, ended=time.time(), **spent(), latest=session.latest, stopped_at=stopped_at
             )
             events.status("interrupted" if session.interrupted else "finished")
         except BaseException as error:
-            _record_failure(folder, events, error)
+            _record_failure(folder, events, error, cpu_before + machine.cpu_seconds())
             if isinstance(error, KeyboardInterrupt):
                 progress.message(f"stopped at once; continue with: budwood resume {folder.folder}")
             raise
@@ -139,7 +148,7 @@ def _tags(planned: Plan) -> dict[str, str]:
 
 def _rhythm(data: Mapping[str, Any]) -> Rhythm:
     evaluation, checkpoint = data["evaluation"], data["checkpoint"]
-    return Rhythm(evaluation["every"], evaluation["episodes"], evaluation["seed"], checkpoint["every"])
+    return Rhythm(evaluation["every"], evaluation["episodes"], evaluation["seed"], checkpoint["every"], data["budget"])
 
 
 @contextmanager
@@ -201,10 +210,10 @@ def _leave(
     }
 
 
-def _record_failure(folder: RunFolder, events: journal.Journal, error: BaseException) -> None:
+def _record_failure(folder: RunFolder, events: journal.Journal, error: BaseException, cpu_seconds: float) -> None:
     status: journal.RunStatus = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     try:
-        folder.write_status(status=status, error=str(error), ended=time.time())
+        folder.write_status(status=status, error=str(error), ended=time.time(), cpu_seconds=cpu_seconds)
         events.status(status)
     except DiskFullError:
         if not isinstance(error, DiskFullError):
