@@ -11,6 +11,7 @@ import pytest
 
 from budwood.api import BudwoodError, ConfigError, DiskFullError
 from budwood.folder import (
+    STUDY,
     RunFolder,
     default_output,
     disk_error,
@@ -92,6 +93,20 @@ def test_status_changes_keep_what_was_there(tmp_path: Path) -> None:
     run.write_status(status="running", seed=3)
     run.write_status(status="finished")
     assert run.status == {"status": "finished", "seed": 3}
+
+
+def test_the_runs_of_a_study_are_found_and_belong_to_the_same_output(runs: Path) -> None:
+    study = runs / "grid"
+    cell = RunFolder(study / "grid-a-s0")
+    study.mkdir()
+    cell.create()
+    cell.create(again=True)
+    cell.write_status(status="finished", started=9)
+    assert [run.run_id for run in list_runs(runs)][2:] == []
+    assert (cell.study, cell.output) == (None, study)
+    (study / STUDY).write_text("{}")
+    assert find_run("grid-a", runs).folder == find_run("last", runs).folder == cell.folder
+    assert (cell.study, cell.output) == (study, runs)
 
 
 def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:

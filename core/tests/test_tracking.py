@@ -25,9 +25,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from budwood import journal, tracking
 from budwood import sink as sink_module
-from budwood import tracking
 from budwood.api import BudwoodError
+from budwood.folder import STUDY
 from budwood.journal import FILE, Journal
 from budwood.sink import Sink
 from budwood.tracking import State, Status
@@ -432,6 +433,34 @@ def test_nests_in_the_callers_active_mlflow_run(output: Path) -> None:
     run = tracked(events.folder)
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert run.info.experiment_id == parent.info.experiment_id
+
+
+@pytest.mark.usefixtures("nothing_started")
+def test_a_cell_nests_in_its_study_once_that_is_in_the_store(output: Path) -> None:
+    study = begin(output, "grid")
+    (study.folder / STUDY).write_text("{}")
+    cell = begin(study.folder, "grid-a-s0", uri=f"sqlite:///{output}/mlflow.db", within=study.folder)
+    log(cell, range(3))
+    for events in (cell, study):
+        events.close()
+    Sink(cell.folder).run(deadline=0)
+    assert State.load(cell.folder).phase == "unreachable"
+    assert "not in the store yet" in State.load(cell.folder).error
+    assert tracking.pending(output) == [study.folder, cell.folder], "studies come before their cells"
+    for folder in tracking.pending(output):
+        Sink(folder).run(deadline=0)
+    assert tracked(cell.folder).data.tags["mlflow.parentRunId"] == State.load(study.folder).mlflow_run_id
+    assert_exactly_once(cell.folder, 3)
+
+
+@pytest.mark.usefixtures("nothing_started")
+def test_a_cell_of_an_untracked_study_or_in_another_store_nests_nowhere(output: Path) -> None:
+    untracked = begin(output, "grid", enabled=False)
+    tracked_here = begin(output, "other")
+    for within, uri in ((untracked, "http://here"), (tracked_here, "http://elsewhere")):
+        cell = begin(within.folder, "cell", within=within.folder, uri=uri)
+        (run, *_) = (event for event in journal.read(cell.folder) if event.kind == "run")
+        assert run.data["within"] is None
 
 
 def test_untracked_run_has_a_journal_and_nothing_else(

@@ -12,12 +12,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
 from budwood.api.errors import BudwoodError, ConfigError, DiskFullError
 
 STATUS = "status.json"
+STUDY = "study.json"
+"""Tells the folder of a study, whose runs lie below it, from the folder of a run."""
 LOCK = "lock"
 LOCK_SECONDS = 1.0
 """Who asks whether a run is being trained holds the lock for microseconds; a second trainer holds it for longer."""
@@ -32,6 +35,16 @@ class RunFolder:
     @property
     def run_id(self) -> str:
         return self.folder.name
+
+    @property
+    def study(self) -> Path | None:
+        """The folder of the study that this run is a cell of."""
+        return self.folder.parent if (self.folder.parent / STUDY).is_file() else None
+
+    @property
+    def output(self) -> Path:
+        """The folder of all runs, which is where the tracker's file is."""
+        return self.study.parent if self.study else self.folder.parent
 
     @property
     def checkpoints(self) -> Path:
@@ -60,9 +73,10 @@ class RunFolder:
             return {}
         return status
 
-    def create(self) -> None:
+    def create(self, again: bool = False) -> None:
+        """``again``: it may be there already."""
         try:
-            self.folder.mkdir()
+            self.folder.mkdir(exist_ok=again)
         except OSError as error:
             raise disk_error(error, self.folder) from error
 
@@ -153,8 +167,9 @@ def new_folder(output: Path, name: str, seed: object) -> RunFolder:
 
 
 def list_runs(output: Path) -> list[RunFolder]:
-    """Every run under ``output``, oldest first."""
-    runs = [RunFolder(path.parent) for path in output.glob(f"*/{STATUS}")] if output.is_dir() else []
+    """Every run under ``output``, those of studies included, oldest first."""
+    cells = (path.parent.glob(f"*/{STATUS}") for path in output.glob(f"*/{STUDY}"))
+    runs = [RunFolder(path.parent) for path in chain(output.glob(f"*/{STATUS}"), *cells)]
     return sorted(runs, key=lambda run: (run.status.get("started", 0), run.run_id))
 
 

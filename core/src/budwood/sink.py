@@ -32,6 +32,10 @@ RETRY_SECONDS = (0.5, 10.0)
 POINTS_PER_GROUP = 1000
 
 
+class NotYetError(Exception):
+    """To be tried again later."""
+
+
 class Sink:
     """Holds how far the run's journal is in MLflow. ``known`` is where the run was last described when we started."""
 
@@ -111,7 +115,7 @@ class Sink:
     def _deliver(self, store: Store, events: list[Event], end: int) -> None:
         first = events[0]
         if first.kind == "run" and self.state.mlflow_run_id is None:
-            experiment_id, created = store.open(first)
+            experiment_id, created = store.open(self._nested(first))
             self._keep(experiment_id=experiment_id, mlflow_run_id=created)
         run_id = self.state.mlflow_run_id
         if run_id is None:
@@ -129,6 +133,17 @@ class Sink:
                 store.status(run_id, first.data["status"], first.t)
             case "rewind":
                 self.sent_before = journal.taken_back(self.path, end)
+
+    def _nested(self, run: Event) -> Event:
+        """``run`` with the study's run as its parent, which has to be in the store first; not if that one moved away."""
+        if not run.data.get("within"):
+            return run
+        study = State.load(self.folder / run.data["within"])
+        if study.mlflow_run_id is None:
+            raise NotYetError("the run of its study is not in the store yet")
+        if study.uri != self.uri:
+            return run
+        return replace(run, data={**run.data, "parent": study.mlflow_run_id})
 
     def _new_points(self, events: list[Event]) -> Iterator[tuple[str, float, int, int]]:
         for event in events:

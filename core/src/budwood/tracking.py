@@ -17,12 +17,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from budwood import journal as journal_file
 from budwood.api.errors import BudwoodError
+from budwood.folder import STUDY
 from budwood.journal import Journal
 
 STATE = "tracking.json"
@@ -99,18 +101,22 @@ def start(
     tags: Mapping[str, str],
     output: Path,
     enabled: bool = True,
+    within: Path | None = None,
 ) -> None:
     """Write what the run is and start its sink; returns at once. Called again, it continues the same MLflow run.
 
-    ``config`` is the resolved configuration with secrets already redacted, ``uri`` its ``tracking.uri``.
+    ``config`` is the resolved configuration with secrets already redacted, ``uri`` its ``tracking.uri``. ``within`` is
+    the folder of a study: the run nests in the study's own, as soon as that one is in the store.
     """
     address, parent = target(uri, output) if enabled else (None, None)
+    nests = within is not None and address is not None and _journaled_uri(within) == without_password(address)
     journal.run(
         {
             "name": journal.folder.name,
             "experiment": experiment,
             "uri": address and without_password(address),
             "parent": parent,
+            "within": os.path.relpath(within, journal.folder) if within and nests else None,
             "params": flatten(config),
             "tags": dict(tags),
         }
@@ -170,7 +176,8 @@ class Pending:
 
 def pending(output: Path) -> Pending:
     folders, damaged = [], []
-    for file in sorted(output.glob(f"*/{journal_file.FILE}")):
+    below = (study.parent.glob(f"*/{journal_file.FILE}") for study in output.glob(f"*/{STUDY}"))
+    for file in sorted(chain(output.glob(f"*/{journal_file.FILE}"), *below)):
         try:
             complete = status(file.parent).complete
         except BudwoodError as error:

@@ -65,7 +65,8 @@ def train(
             experiment=data["tracking"]["experiment"],
             uri=planned.data["tracking"]["uri"],
             tags={**_tags(planned), **data["tracking"]["tags"]},
-            output=folder.folder.parent,
+            output=folder.output,
+            within=folder.study,
             enabled=data["tracking"]["enabled"],
         )
         events.artifact(folder.config_file)
