@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from budwood.api import Array, ConfigError, Contributed, PluginError, RewardTerm, StepBatch
+from budwood.api import Array, ConfigError, Contributed, ContributionError, PluginError, RewardTerm, StepBatch
 from budwood_reward_shaping.config import InlineTerm
 
 KIND = "reward_shaping.terms"
@@ -34,9 +34,18 @@ class InfoReader:
 
     def __call__(self, batch: StepBatch) -> Array:
         if self._key is None:
-            self._key = next((key for key in self.keys if key in batch.infos[0]), self.keys[0])
+            self._key = next((key for key in self.keys if _gives(batch, key)), self.keys[0])
         column = batch.info(self._key)
         return column if self.factor == 1.0 else self.factor * column
+
+
+def _gives(batch: StepBatch, key: str) -> bool:
+    """Asked of the batch itself: where infos are arrays, ``infos`` holds none of them."""
+    try:
+        batch.info(key)
+    except ContributionError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
