@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -223,3 +224,55 @@ def test_a_pack_is_found_through_the_environments_name(batch):
     assert Registry("Pusher-v5", offered).term("near") is arms.NEAR
     assert Registry("Swimmer-v5", offered).term("straight") in planar.SWIMMER.terms
     assert Registry("InvertedDoublePendulum-v4", offered).term("tip") in pendulums.DOUBLE.terms
+
+
+SOMEBODYS = """
+import numpy as np
+from budwood.api import hookimpl
+from budwood_reward_shaping.terms import BatchTerm, Pack
+
+
+def gentle(batch):
+    return -np.abs(batch.actions[:, 0]).astype(float)
+
+
+class Plugin:
+    @hookimpl
+    def components(self, kind):
+        return {"ReachBudget": Pack((BatchTerm("gentle", gentle, sign="-"),), {"pace": "speed"})} if kind == %r else {}
+"""
+
+
+@pytest.fixture
+def somebodys(tmp_path, monkeypatch):
+    """A plugin ``gentleness`` of somebody else's, installed for this test."""
+    from budwood import plugins
+
+    info = tmp_path / "site" / "budwood_gentleness-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: budwood-gentleness\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\ngentleness = somebodys_gentleness:Plugin\n")
+    (tmp_path / "site" / "somebodys_gentleness.py").write_text(SOMEBODYS % KIND)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    plugins._scan.cache_clear()
+    yield
+    sys.modules.pop("somebodys_gentleness", None)
+    plugins._scan.cache_clear()
+
+
+def test_another_plugins_pack_is_used_in_a_run(tmp_path, somebodys):
+    """Named in the run beside this one: its term is trained on and its signal decides a criterion."""
+    from budwood import run
+    from budwood_reward_shaping import demo
+
+    made = demo.config("tiny", 0, str(tmp_path), 400, terms=["speed", "gentle"])
+    made["env"] |= {"n_envs": 2}
+    made["trainer"]["args"] |= {"batch_size": 50, "n_epochs": 1}
+    made["plugins"]["gentleness"] = {}
+    made["plugins"]["reward_shaping"] |= {
+        "criteria": [{"name": "pace", "source": "pace", "stat": "min", "op": ">=", "threshold": -9.0}],
+        "outer": {"steps": 2, "inner_iterations": 1, "episodes": 2},
+    }
+    result = run({**made, "tracking": {"enabled": False}, "evaluation": {"every": None, "episodes": 0}})
+    assert result.metrics["reward_shaping/criterion/pace"] == 1.0
+    assert result.metrics["terms/reward_shaping.gentle"] < 0.0
