@@ -154,6 +154,31 @@ def test_the_advantage_function_gets_the_rollout_and_its_answer_is_used(make_run
     assert (trainer.native.rollout_buffer.returns == trainer.native.rollout_buffer.values).all()
 
 
+@pytest.mark.parametrize("needs_obs", [False, True])
+@pytest.mark.parametrize("claimed", [False, True])
+def test_a_rollout_tells_raw_observations_optimiser_and_who_made_the_advantages(
+    make_run: Any, contribute: Any, events: Any, needs_obs: bool, claimed: bool
+) -> None:
+    run = make_run(PPO, {"id": "Point-v0", "n_envs": 2, "normalize": {"obs": True}})
+    plugins = [
+        Shape(Weights((1.0, 0.3, 0.2), needs_obs)),
+        *([Advantage(lambda inputs: inputs.values)] if claimed else []),
+    ]
+    trainer = build(run, contribute(run, *plugins))
+    seen = events(rollouts=True)
+    trainer.fit(seen)
+    rollout = seen.shown[-1]
+    assert rollout.optimizer is trainer.native.policy.optimizer
+    assert rollout.advantages_by == ("advantage (budwood-advantage 1.0)" if claimed else None)
+    if not needs_obs:
+        assert rollout.raw_obs is None
+        return
+    within = rollout.episode_starts[1:] == 0
+    speeds = rollout.terms[:-1, :, 1]  # the info tells what the next observation shows
+    np.testing.assert_allclose(rollout.raw_obs[1:, :, 1][within], speeds[within], rtol=1e-6)
+    assert not np.allclose(rollout.obs, rollout.raw_obs, atol=0.1)
+
+
 @pytest.mark.parametrize(
     ("function", "what"),
     [

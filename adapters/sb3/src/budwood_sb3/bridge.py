@@ -19,6 +19,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from budwood.api import BindingError, Rollout, TrainerEvents
 from budwood_sb3 import vec
+from budwood_sb3.buffers import TermRollout
 
 Metrics = Mapping[str, float]
 
@@ -175,4 +176,7 @@ def rollout_of(model: OnPolicyAlgorithm) -> Rollout:
         gae_lambda=model.gae_lambda,
         log_prob=log_prob,
         after_transforms=after_transforms,
+        raw_obs=buffer.raw_obs if isinstance(buffer, TermRollout) else None,
+        optimizer=model.policy.optimizer,
+        advantages_by=buffer.advantages_by if isinstance(buffer, TermRollout) else None,
     )

@@ -86,11 +86,12 @@ class TermRollout:
         self._source, self._advantage = source, advantage
         self._last: tuple[torch.Tensor, Array] | None = None
         self._collected_under: int | None = None
+        self.raw_obs: Any = None
         if source is not None:
             shape = (self.buffer_size, self.n_envs)
             self.terms = np.zeros((*shape, len(source.columns)))
             self.shaped = np.zeros(shape, dtype=np.float32)
-            self._raw_obs = _storage(shape, source.observation_space) if source.combination.needs_obs else None
+            self.raw_obs = _storage(shape, source.observation_space) if source.combination.needs_obs else None
 
     def add(self, *args: Any, **kwargs: Any) -> None:
         source = self._source
@@ -100,8 +101,8 @@ class TermRollout:
             self.shaped[row] = source.shaped
             if row == 0:
                 self._collected_under = source.combination.version
-            if self._raw_obs is not None:
-                _store(self._raw_obs, row, source.acted_on)
+            if self.raw_obs is not None:
+                _store(self.raw_obs, row, source.acted_on)
         super().add(*args, **kwargs)  # type: ignore[misc]
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: Array) -> None:
@@ -133,6 +134,12 @@ class TermRollout:
         return advantages.astype(np.float32)
 
     @property
+    def advantages_by(self) -> str | None:
+        """The plugin whose advantage function is used, None for the trainer's own."""
+        claimed = self._advantage
+        return None if claimed is None else f"{claimed.plugin} ({claimed.who})"
+
+    @property
     def stale(self) -> bool:
         """Whether the weights have changed since the rewards were computed."""
         return self._source is not None and self._collected_under != self._source.combination.version
@@ -143,7 +150,7 @@ class TermRollout:
         assert source is not None
         assert last is not None, "relabelling comes after the rollout is complete"
         flat = self.terms.reshape(-1, self.terms.shape[-1])  # (T n, K)
-        obs = None if self._raw_obs is None else _flat(self._raw_obs)
+        obs = None if self.raw_obs is None else _flat(self.raw_obs)
         shaped = _combined(source, flat, obs).reshape(self.shaped.shape)  # (T, n)
         bootstrap = self.rewards.astype(np.float64) - self.shaped
         self.rewards = (shaped + bootstrap).astype(np.float32)

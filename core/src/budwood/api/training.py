@@ -104,6 +104,9 @@ class Rollout:
     terms, ``columns`` their names, ``rewards``, ``values``, ``advantages`` (T, n) un-normalised, ``episode_starts`` (T, n),
     ``last_dones`` (n,). ``log_prob`` is a ``torch.nn.Module`` over the policy's parameters: forward(obs (N, ...), actions
     (N, A)) -> (N,), usable under ``torch.func``; ``after_transforms()`` must be called once afterwards (in ``finally``).
+    ``raw_obs`` (T, n, ...) is what a :class:`RewardCombination` with ``needs_obs`` is given, None for others; ``optimizer``
+    is the torch optimiser that moves the policy; ``advantages_by`` is the plugin whose advantage function made
+    ``advantages``, as ``name (distribution version)``, None where they are the trainer's own.
     """
 
     obs: Any
@@ -119,4 +122,7 @@ class Rollout:
     gae_lambda: float
     log_prob: Any
     after_transforms: Callable[[], None]
+    raw_obs: Any = None
+    optimizer: torch.optim.Optimizer | None = None
+    advantages_by: str | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)
