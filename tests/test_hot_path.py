@@ -13,7 +13,8 @@ import pytest
 from budwood import config
 from budwood.planning import plan
 from budwood.progress import silent
-from budwood.session import Rhythm, Session
+from budwood.rhythm import Rhythm
+from budwood.session import Session
 
 pytest.importorskip("budwood_sb3")
 

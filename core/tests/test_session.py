@@ -23,7 +23,8 @@ from budwood.api import (
     RunControl,
     StateTree,
 )
-from budwood.session import NEVER, Rhythm, Session
+from budwood.rhythm import NEVER, Rhythm
+from budwood.session import Session
 
 
 class Counter:

@@ -17,7 +17,8 @@ from overhead import ARGS, Nowhere
 from budwood import config
 from budwood.planning import plan
 from budwood.progress import silent
-from budwood.session import Rhythm, Session
+from budwood.rhythm import Rhythm
+from budwood.session import Session
 
 
 def trainer_for(task: str, envs: int, options: dict[str, object], steps: int):  # type: ignore[no-untyped-def]

@@ -23,7 +23,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from budwood import config
 from budwood.planning import plan
 from budwood.progress import silent
-from budwood.session import Rhythm, Session
+from budwood.rhythm import Rhythm
+from budwood.session import Session
 
 TASK, ENVS = "HalfCheetah-v5", 8
 ARGS: dict[str, Any] = {"n_steps": 256, "batch_size": 512, "n_epochs": 4}

@@ -25,7 +25,8 @@ from budwood.api import (
     RunCallback,
 )
 from budwood.progress import silent
-from budwood.session import Rhythm, Session
+from budwood.rhythm import Rhythm
+from budwood.session import Session
 from budwood_sb3 import vec
 from budwood_sb3.graft import build, graft_capabilities
 

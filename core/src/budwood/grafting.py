@@ -12,7 +12,8 @@ from budwood import compose, config
 from budwood.api import BindingError, Capabilities, Contributions, Graft, Run, Trainer, TrainerEvents
 from budwood.plugins import Activation, Active, activate, installed, kebab, load, snake
 from budwood.progress import silent
-from budwood.session import Rhythm, Session
+from budwood.rhythm import Rhythm
+from budwood.session import Session
 
 
 def graft[T](target: T, plugins: Mapping[str, Mapping[str, Any] | None], *, seed: int = 0) -> T:

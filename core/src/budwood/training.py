@@ -21,7 +21,8 @@ from budwood.planning import Plan
 from budwood.plugins import PerPlugin
 from budwood.progress import Progress
 from budwood.redact import redact
-from budwood.session import Rhythm, Session
+from budwood.rhythm import Rhythm
+from budwood.session import Session
 
 VERSIONS = "versions.json"
 
