@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from budwood.api import Contributed, Evaluation, Figure, ReportSection, Seam, Series
-from budwood.charts import sparkline
+from budwood.charts import Charts, sparkline
 from budwood.compose import Binding
 from budwood.report import interval, write
 
@@ -95,6 +95,25 @@ def test_the_page_is_whole_and_refers_to_nothing_outside(tmp_path: Path) -> None
     assert len(page.ids) == len(set(page.ids))
     assert {reference[1:] for reference in page.references} <= set(page.ids)
     assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(page.ids)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "absent"),
+    [
+        ([0.5, 3.0], {"0.5", "0.6", "1", "2", "3"}, {"5"}),
+        ([0.2, 5.0], {"0.2", "0.5", "1", "2", "5"}, {"3", "4"}),
+        ([1e-3, 1e3], {"0.001", "1", "1000"}, {"0.02", "50"}),
+    ],
+)
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_logarithmic_axes_have_numbers_to_read(
+    values: list[float], expected: set[str], absent: set[str], axis: str
+) -> None:
+    other = [-7.5, -7.5]
+    drawn = Series("a", values, other) if axis == "x" else Series("a", other, values)
+    shown = set(Page(Charts().figure(Figure("f", "", "", [drawn], x_log=axis == "x", y_log=axis == "y"))).text)
+    assert expected <= shown
+    assert not absent & shown
 
 
 def test_what_the_summary_says(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from budwood.api import Array, Figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 INK, GRID = "#010101", "#020202"
 SERIES = ("#030303", "#040404", "#050505", "#060606", "#070707", "#080808")
@@ -85,7 +86,7 @@ class Charts:
             for i, series in enumerate(figure.series):
                 color = SERIES[i % len(SERIES)]
                 if series.style == "points":
-                    axes.scatter(series.x, series.y, s=9, color=color, label=series.label)
+                    axes.scatter(series.x, series.y, s=22, color=color, label=series.label, zorder=3)
                 elif series.style == "step":
                     axes.step(series.x, series.y, where="post", color=color, label=series.label)
                 elif series.style == "line":
@@ -94,8 +95,12 @@ class Charts:
                     raise ValueError(f"there is no style {series.style!r}; there are line, points and step")
             axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
             if figure.y_log:
-                _logarithmic(axes)
-            if max((max(series.x, default=0) for series in figure.series), default=0) >= 10_000:
+                axes.set_yscale("log")
+                _plain_numbers(axes.yaxis)
+            if figure.x_log:
+                axes.set_xscale("log")
+                _plain_numbers(axes.xaxis)
+            elif max((max(series.x, default=0) for series in figure.series), default=0) >= 10_000:
                 _count_in_thousands(axes)
 
         return self._svg(draw, (6.2, 3.2))
@@ -125,15 +130,16 @@ def _count_in_thousands(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _logarithmic(axes: Axes) -> None:
-    """Ticks as plain numbers, those between the powers of ten only within one decade."""
-    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+def _plain_numbers(axis: Axis) -> None:
+    """Ticks of a logarithmic axis as plain numbers; between the powers of ten all within one decade, 2 and 5 up to three."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
+    low, high = axis.get_view_interval()
     plain = StrMethodFormatter("{x:g}")
-    axes.yaxis.set_major_formatter(plain)
-    axes.yaxis.set_minor_formatter(plain if high < 10 * low else NullFormatter())
+    axis.set_major_formatter(plain)
+    if 10 * low <= high < 1000 * low:
+        axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+    axis.set_minor_formatter(plain if high < 1000 * low else NullFormatter())
 
 
 def _inline(document: str, prefix: str) -> str:

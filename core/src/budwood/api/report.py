@@ -26,6 +26,7 @@ class Figure:
     y_label: str
     series: Sequence[Series]
     y_log: bool = False
+    x_log: bool = False
 
 
 @dataclass(frozen=True)
