@@ -95,7 +95,7 @@ def test_report_shows_weights_and_decisions(tmp_path):
 
     result = run(config(tmp_path))
     page = Path(result.paths["report"]).read_text()
-    for text in ("Reward shaping", "Task performance", "Weights tried", "Hypergradient", "outer step"):
+    for text in ("Reward shaping", "Task performance", "Weights tried", "No rollout had a hypergradient", "outer step"):
         assert text in page
     history: dict[str, tuple[list[int], list[float]]] = {}
     for (step, name), value in sorted(logged(result).items()):

@@ -1,14 +1,29 @@
-"""The plugin's part of the report: what was tried, what came of it, and what was decided then."""
+"""The plugin's part of the report: what was tried, what came of it, and what was decided then.
+
+A number of an outer step is logged at its end, so its level is drawn over the steps before. The first weights that were
+tried, equal ones unless the configuration says otherwise, are the line to compare with.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
-from budwood.api import Figure, History, ReportSection, Series
-from budwood_reward_shaping.combination import PLUGIN
+from budwood.api import NATIVE, Figure, History, ReportSection, Series
+from budwood_reward_shaping.combination import PLUGIN, TASK
 from budwood_reward_shaping.config import ShapingConfig
 
 Points = tuple[Sequence[int], Sequence[float]]
+STEPS = "environment steps"
+
+BASELINES = {
+    "oracle": "the weights given by hand, kept",
+    "uniform": "equal weights, kept",
+    "constant_reset": "equal weights, kept, the policy started afresh after every outer step",
+    "gradient": "gradient steps alone, on one policy",
+    "gradient_reset": "gradient steps alone, the policy started afresh after each",
+    "random": "weights drawn at random, the policy started afresh under each",
+}
 
 
 def sections(config: ShapingConfig, history: History) -> list[ReportSection]:
@@ -16,65 +31,174 @@ def sections(config: ShapingConfig, history: History) -> list[ReportSection]:
     shown = {key.removeprefix(f"{PLUGIN}/"): value for key, value in history.items() if key.startswith(f"{PLUGIN}/")}
     if "P" not in shown:
         return []
-    figures = [_performance(shown), _criteria(shown)]
     if config.searches is None:
+        figures = [_fixed_performance(shown), _fixed_criteria(shown), *_terms(config, shown, history)]
         return [ReportSection("Reward shaping", (_fixed_summary(config, shown),), figures)]
-    figures += [_weights(config, shown), _tried(config, shown), _gradient(shown)]
-    return [ReportSection("Reward shaping", (_summary(config, shown),), figures, _table(config, shown))]
+    figures = [_performance(config, shown), _criteria(shown)]
+    if _weighed(config, shown):
+        figures += [_weights(config, shown), *_tried(config, shown)]
+    figures += [*_gradient(shown), *_terms(config, shown, history)]
+    return [ReportSection("Reward shaping", _summary(config, shown), figures, _table(config, shown))]
 
 
-def _line(label: str, points: Points, style: str = "line") -> Series:
-    return Series(label, points[0], points[1], style)
+def _line(label: str, points: Points) -> Series:
+    return Series(label, *points)
 
 
-def _performance(shown: History) -> Figure:
-    series = [_line("P, all criteria met", shown["P"]), _line("mean part of criteria met", shown["P_soft"])]
-    if "best_P" in shown:
-        series.append(_line("best P so far", shown["best_P"], "step"))
+def _levels(label: str, points: Points) -> Series:
+    """Each value from the end of the outer step before to the end of its own."""
+    steps, values = points
+    return Series(label, [0, *steps], [*values, values[-1]], "step")
+
+
+def _weighed(config: ShapingConfig, shown: History) -> bool:
+    return all(f"w/{name}" in shown for name in config.names)
+
+
+# ---- what came of it -------------------------------------------------------------------------------------------------
+
+
+def _performance(config: ShapingConfig, shown: History) -> Figure:
+    """Every evaluation, marked by what was decided then, over the best so far and the first."""
     steps, values = shown["P"]
-    for label, key in (("then a jump", "explored"), ("then a gradient step", "stepped")):
-        chosen = [i for i, flag in enumerate(shown.get(key, ((), ()))[1]) if flag]
-        if chosen:
-            series.append(Series(label, [steps[i] for i in chosen], [values[i] for i in chosen], "points"))
-    return Figure("Task performance", "environment steps", "part of episodes", series)
+    first = Series(f"{_start(config)} weights, tried first", [0, steps[-1]], [values[0]] * 2)
+    series = [*_by_decision(shown, steps, values), first, Series("best so far", *shown["best_P"], "step")]
+    return Figure("Task performance P", STEPS, "part of episodes, all criteria met", series)
+
+
+def _fixed_performance(shown: History) -> Figure:
+    series = [_line("P, all criteria met", shown["P"]), _line("mean part of criteria met", shown["P_soft"])]
+    return Figure("Task performance", STEPS, "part of episodes", series)
+
+
+def _by_decision(shown: History, steps: Sequence[int], values: Sequence[float]) -> list[Series]:
+    """Always the same three, so that a decision has the same colour in every figure."""
+    flags = list(zip(shown["explored"][1], shown["stepped"][1], strict=True))
+    kinds = {"then a jump": (1, 0), "then a gradient step": (0, 1), "weights kept": (0, 0)}
+    chosen = {label: [i for i, flag in enumerate(flags) if flag == kind] for label, kind in kinds.items()}
+    return [
+        Series(label, [steps[i] for i in rows], [values[i] for i in rows], "points") for label, rows in chosen.items()
+    ]
 
 
 def _criteria(shown: History) -> Figure:
+    """Points of one outer step side by side, since criteria are so often met by all episodes or by none."""
+    each = {key.removeprefix("criterion/"): value for key, value in shown.items() if key.startswith("criterion/")}
+    series = []
+    for number, (name, (steps, values)) in enumerate(each.items()):
+        began = [0, *steps[:-1]]
+        place = (number + 0.5) / len(each)
+        x = [start + place * (end - start) for start, end in zip(began, steps, strict=True)]
+        series.append(Series(name, x, values, "points"))
+    label = f"{STEPS}; criteria side by side within an outer step"
+    return Figure("Each criterion", label, "part of episodes that met it", series)
+
+
+def _fixed_criteria(shown: History) -> Figure:
     series = [_line(key.removeprefix("criterion/"), v) for key, v in shown.items() if key.startswith("criterion/")]
-    return Figure("Each criterion", "environment steps", "part of episodes that met it", series)
+    return Figure("Each criterion", STEPS, "part of episodes that met it", series)
+
+
+# ---- what was tried --------------------------------------------------------------------------------------------------
 
 
 def _weights(config: ShapingConfig, shown: History) -> Figure:
-    series = [_line(name, shown[f"w/{name}"], "step") for name in config.names]
-    return Figure("Weights", "environment steps", "weight", series, y_log=True)
+    series = [_levels(name, shown[f"w/{name}"]) for name in config.names]
+    return Figure("Weights", STEPS, "weight", series, y_log=True)
 
 
-def _tried(config: ShapingConfig, shown: History) -> Figure:
-    """Two terms or more: performance against the ratio of the first two weights."""
-    performance, first = shown["P"][1], shown[f"w/{config.names[0]}"][1]
-    if len(config.names) == 1:
-        return Figure("Weights tried", config.names[0], "P", [Series("tried", first, performance, "points")])
-    second = shown[f"w/{config.names[1]}"][1]
-    ratio = [a / b for a, b in zip(first, second, strict=True)]
-    label = f"weight of {config.names[0]} / weight of {config.names[1]}"
-    return Figure("Weights tried", label, "P", [Series("tried", ratio, performance, "points")])
+def _tried(config: ShapingConfig, shown: History) -> list[Figure]:
+    """P against the ratio of two weights, or against each of them where there are more or fewer."""
+    weights = {name: shown[f"w/{name}"][1] for name in config.names}
+    if len(weights) == 2:
+        (one, first), (other, second) = weights.items()
+        ratio = [a / b for a, b in zip(first, second, strict=True)]
+        return [_tried_against(config, shown, f"weight of {one} / weight of {other}", ratio, "Weights tried")]
+    return [
+        _tried_against(config, shown, f"weight of {name}", values, f"Weights tried: {name}")
+        for name, values in weights.items()
+    ]
 
 
-def _gradient(shown: History) -> Figure:
-    series = [_line("norm", shown["grad_norm"]), _line("rollouts without one", shown["zero_grad"], "step")]
-    return Figure("Hypergradient", "environment steps", "norm, or rollouts", series)
+def _tried_against(config: ShapingConfig, shown: History, label: str, x: Sequence[float], title: str) -> Figure:
+    performance = shown["P"][1]
+    best = _best(shown)
+    others = [i for i in range(1, len(x)) if i != best]
+    series = [Series(f"{_start(config)} weights, tried first", x[:1], performance[:1], "points")]
+    if others:
+        series.append(Series("tried", [x[i] for i in others], [performance[i] for i in others], "points"))
+    if best > 0:
+        series.append(Series("the best", [x[best]], [performance[best]], "points"))
+    return Figure(title, label, "P", series, x_log=True)
+
+
+def _gradient(shown: History) -> list[Figure]:
+    steps, norms = shown["grad_norm"]
+    if not any(norms):
+        return []
+    return [Figure("Hypergradient", STEPS, "norm", _by_decision(shown, steps, norms))]
+
+
+# ---- what was rewarded -----------------------------------------------------------------------------------------------
+
+
+def _terms(config: ShapingConfig, shown: History, history: History) -> list[Figure]:
+    """The terms as the policy earned them, and what each then added to the reward."""
+    columns = {name: NATIVE if name == "native" else f"{PLUGIN}.{name}" for name in config.names}
+    columns = {name: f"terms/{column}" for name, column in columns.items() if f"terms/{column}" in history}
+    if not columns:
+        return []
+    raw = [_line(name, history[column]) for name, column in columns.items()]
+    added = [_added(config, shown, name, history[column]) for name, column in columns.items()]
+    task = f"terms/{PLUGIN}.{TASK}"
+    if config.weights.w_task > 0 and task in history:
+        steps, values = history[task]
+        added.append(Series(TASK, steps, [config.weights.w_task * value for value in values]))
+    return [
+        Figure("Terms", STEPS, "mean a step, unweighted", raw),
+        Figure("What each term adds", STEPS, "reward a step, weighted", added),
+    ]
+
+
+def _added(config: ShapingConfig, shown: History, name: str, points: Points) -> Series:
+    """``points`` times scale and weight, up to the last evaluation, after which no weights are logged."""
+    steps, values = points
+    scale = _scale(config, shown, name)
+    ends, weights = shown.get(f"w/{name}", ((), ()))
+    if not weights:
+        weight = (config.weights.initial or {}).get(name, 1.0)
+        return Series(name, steps, [weight * scale * value for value in values])
+    rows = [
+        (step, weights[bisect_left(ends, step)] * scale * v)
+        for step, v in zip(steps, values, strict=True)
+        if step <= ends[-1]
+    ]
+    return Series(name, [step for step, _ in rows], [value for _, value in rows])
+
+
+def _scale(config: ShapingConfig, shown: History, name: str) -> float:
+    if f"scale/{name}" in shown:
+        return shown[f"scale/{name}"][1][-1]
+    given = config.weights.scale
+    scale = given[name] if isinstance(given, dict) else given
+    return float(scale) if isinstance(scale, float | int) else 1.0
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
 
 
 def _table(config: ShapingConfig, shown: History) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
+    names = [name for name in config.names if f"w/{name}" in shown]
     for i, step in enumerate(shown["P"][0]):
-        weights = {name: f"{shown[f'w/{name}'][1][i]:.3g}" for name in config.names}
+        weights = {name: f"{shown[f'w/{name}'][1][i]:.3g}" for name in names}
         rows.append(
             {
                 "outer step": i + 1,
-                "environment steps": step,
+                STEPS: f"{step:,}",
                 **weights,
-                "P": f"{shown['P'][1][i]:.2f} ± {shown['P_se'][1][i]:.2f}",
+                "P": f"{shown['P'][1][i]:.2f}\u00a0±\u00a0{shown['P_se'][1][i]:.2f}",
+                "rollouts without a gradient": int(shown["zero_grad"][1][i]),
                 "then": _decision(shown, i),
             }
         )
@@ -87,21 +211,41 @@ def _decision(shown: History, i: int) -> str:
     return "gradient step" if shown["stepped"][1][i] else "weights kept"
 
 
-def _summary(config: ShapingConfig, shown: History) -> str:
+def _start(config: ShapingConfig) -> str:
+    return "given" if config.weights.initial else "equal"
+
+
+def _best(shown: History) -> int:
+    """The outer step of the highest P, then of the highest mean part of criteria met; the first of equals."""
+    performance, soft = shown["P"][1], shown["P_soft"][1]
+    return max(range(len(performance)), key=lambda i: (performance[i], soft[i]))
+
+
+def _summary(config: ShapingConfig, shown: History) -> tuple[str, ...]:
     performance = shown["P"][1]
-    best = max(range(len(performance)), key=lambda i: performance[i])
-    weights = ", ".join(f"{name} {shown[f'w/{name}'][1][best]:.3g}" for name in config.names)
+    best = _best(shown)
     jumps, steps = (int(sum(shown[key][1])) for key in ("explored", "stepped"))
-    name = f" (baseline: {config.baseline})" if config.baseline else ""
     target = config.explore.p_target
     reached = next((i for i, p in enumerate(performance) if p >= target), None)
     outcome = (
         f"P reached {target:g} in outer step {reached + 1}" if reached is not None else f"P never reached {target:g}"
     )
-    return (
-        f"{len(performance)} weight vectors were trained under and evaluated{name}, with {jumps} jumps and {steps} gradient "
-        f"steps. {outcome}. The best P was {performance[best]:.2f}, with the weights {weights}."
-    )
+    said = [
+        f"{len(performance)} weight vectors were trained under and evaluated, with {jumps} jumps and {steps} gradient "
+        f"steps. {outcome}. {_start(config).capitalize()} weights, tried first, had P = {performance[0]:.2f}; the best P was "
+        f"{performance[best]:.2f}{_with_weights(config, shown, best)}."
+    ]
+    if not any(shown["grad_norm"][1]) and any(shown["zero_grad"][1]):
+        said.append("No rollout had a hypergradient: the task's reward did not vary within any of them.")
+    if config.baseline:
+        said.insert(0, f"This run is the baseline {config.baseline}: {BASELINES[config.baseline]}.")
+    return tuple(said)
+
+
+def _with_weights(config: ShapingConfig, shown: History, i: int) -> str:
+    if not _weighed(config, shown):
+        return ""
+    return ", with the weights " + ", ".join(f"{name} {shown[f'w/{name}'][1][i]:.3g}" for name in config.names)
 
 
 def _fixed_summary(config: ShapingConfig, shown: History) -> str:
