@@ -13,6 +13,7 @@ from budwood.api.errors import (
     PluginError,
 )
 from budwood.api.hooks import Hooks, hookimpl
+from budwood.api.linear import LinearCombination, WeightVector
 from budwood.api.report import Figure, History, ReportSection, Series
 from budwood.api.reward import NATIVE, RewardCombination, RewardTerm, StepBatch, TermColumn
 from budwood.api.state import Array, Stateful, StateTree, storable
@@ -57,6 +58,7 @@ __all__ = [
     "Graft",
     "History",
     "Hooks",
+    "LinearCombination",
     "LossInputs",
     "LossTerm",
     "Objective",
@@ -78,6 +80,7 @@ __all__ = [
     "TermColumn",
     "Trainer",
     "TrainerEvents",
+    "WeightVector",
     "hookimpl",
     "storable",
 ]

@@ -20,7 +20,7 @@ TASK = "task"
 
 
 class WeightedTerms:
-    """Implements :class:`~budwood.api.RewardCombination`. ``weights`` and ``scales`` (n,) are in the order of ``terms``."""
+    """Implements :class:`~budwood.api.LinearCombination`. ``weights`` and ``scales`` (n,) are in the order of ``terms``."""
 
     needs_obs = False
 
@@ -29,13 +29,15 @@ class WeightedTerms:
         self.weights = np.asarray(weights, dtype=np.float64)
         self.scales = np.asarray(scales, dtype=np.float64)
         self.version = 0
+        self.names: tuple[str, ...] = ()
         self.columns: list[int] = []
         self.task_column: int | None = None
         self._fixed: list[tuple[int, float]] = []
         self._sum: list[tuple[int, float]] = []
 
     def bind(self, columns: Sequence[TermColumn]) -> None:
-        index = {column.name: number for number, column in enumerate(columns)}
+        self.names = tuple(column.name for column in columns)
+        index = {name: number for number, name in enumerate(self.names)}
         self.columns = [index[NATIVE if t.name == "native" else f"{PLUGIN}.{t.name}"] for t in self.terms]
         self.task_column = index.get(f"{PLUGIN}.{TASK}")
         ours = {0, self.task_column, *self.columns}
@@ -54,6 +56,14 @@ class WeightedTerms:
     def coefficients(self) -> Array:
         """(n,) how far each term moves the reward."""
         return self.weights * self.scales
+
+    @property
+    def column_weights(self) -> Array:
+        """(K,) of every bound column, those of other plugins included."""
+        weights = np.zeros(len(self.names))
+        for column, weight in self._sum:
+            weights[column] += weight
+        return weights
 
     def change(self, weights: Array | None = None, scales: Array | None = None) -> None:
         """New weights or scales; rewards stored under the old ones become stale."""
