@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 from budwood import compose, config
 from budwood.api import BindingError, Capabilities, Contributions, Graft, Run, Trainer, TrainerEvents
-from budwood.plugins import Activation, Active, activate, installed, kebab, load, snake
+from budwood.plugins import Activation, Active, PerPlugin, activate, installed, kebab, load, snake
 from budwood.progress import silent
 from budwood.rhythm import Rhythm
 from budwood.session import Session
@@ -41,7 +41,7 @@ def graft[T](target: T, plugins: Mapping[str, Mapping[str, Any] | None], *, seed
     contributions()
     activation = Activation([], adapter)
     grafted: T = activation.ask(
-        "build_graft", adapter, run=_run(None, seed), graft=Graft(contributions, events), target=target
+        "build_graft", adapter, run=_run(adapter, {}, seed), graft=Graft(contributions, events), target=target
     )
     return grafted
 
@@ -49,9 +49,7 @@ def graft[T](target: T, plugins: Mapping[str, Mapping[str, Any] | None], *, seed
 def _contributions(target: Any, sections: Mapping[str, Any], capabilities: Capabilities, seed: int) -> Contributions:
     activation = activate(list(sections), None)
     validated = config.resolve_sections(sections, activation)
-    made = compose.contributions(
-        activation, lambda active: _run(validated[active.name], seed, activation), capabilities
-    )
+    made = compose.contributions(activation, lambda active: _run(active, validated, seed, activation), capabilities)
     if not inspect.isclass(target):
         _refuse_what_is_fixed(made, capabilities)
     return made
@@ -67,17 +65,23 @@ def _refuse_what_is_fixed(made: Contributions, capabilities: Capabilities) -> No
             )
 
 
-def _run(section: Any, seed: int, activation: Activation | None = None) -> Run:
+def _run(active: Active, sections: Mapping[str, Any], seed: int, activation: Activation | None = None) -> Run:
+    def components(kind: str) -> Sequence[Any]:
+        if activation is None:
+            return ()
+        run = PerPlugin(lambda other: _run(other, sections, seed, activation))
+        return activation.collect("components", run=run, kind=kind)
+
     return Run(
         name="graft",
         seed=seed,
         config={},
-        section=section,
+        section=sections.get(active.name),
         trainer=None,
         env_id=None,
         folder=None,
         device="auto",
-        components=lambda kind: activation.collect("components", kind=kind) if activation else (),
+        components=components,
     )
 
 
@@ -93,7 +97,7 @@ def _adapter_for(target: Any) -> tuple[Active, Capabilities]:
         if not distributions & (needed - {"torch", "numpy", "gymnasium", "budwood"}):
             continue
         active = load(item)
-        answer = Activation([], active).ask("capabilities", active, run=_run(None, 0), target=target)
+        answer = Activation([], active).ask("capabilities", active, run=_run(active, {}, 0), target=target)
         if answer is not None:
             return active, answer
     raise BindingError(

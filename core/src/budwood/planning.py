@@ -48,7 +48,7 @@ def plan(loaded: config.Loaded, folder: Path | None, *, recorded: bool = False) 
     model, data = resolved.model, resolved.data
 
     def components(kind: str) -> Sequence[Any]:
-        return activation.collect("components", kind=kind)
+        return activation.collect("components", run=PerPlugin(run_for), kind=kind)
 
     def run_for(active: Active) -> Run:
         return Run(

@@ -252,7 +252,9 @@ def _fresh(active: Active) -> object:
 
 def _run(active: Active, section: Any, activation: Activation | None = None) -> Run:
     def components(kind: str) -> list[Contributed[Any]]:
-        return activation.collect("components", kind=kind) if activation is not None else []
+        if activation is None:
+            return []
+        return activation.collect("components", run=PerPlugin(lambda other: _run(other, None, activation)), kind=kind)
 
     return Run(
         name=f"check-{active.name}",

@@ -84,8 +84,9 @@ class Hooks:
         """collect. Parts of ``report.html``, from what was logged."""
 
     @hookspec
-    def components(self, kind: str) -> Mapping[str, Any]:
-        """collect. Named objects for an extension point that a plugin opens, e.g. ``reward_shaping.terms``."""
+    def components(self, run: Run, kind: str) -> Mapping[str, Any]:
+        """collect. Named objects for an extension point that a plugin or an adapter opens, e.g. ``reward_shaping.terms``.
+        A plugin whose objects are the same in every run leaves ``run`` out of its arguments."""
 
     # ---- claim --------------------------------------------------------------------------------------------------
     @hookspec
