@@ -18,10 +18,11 @@ class ArrayBatch(StepBatch):
     arrays: Mapping[str, Array]
 
     def info(self, key: str) -> Array:
-        if key not in self.arrays:
+        try:
+            return np.asarray(self.arrays[key], dtype=np.float64)
+        except KeyError:
             known = ", ".join(sorted(self.arrays)) or "none"
-            raise ContributionError(f"the environment gives no info key {key!r}; it gives {known}")
-        return np.asarray(self.arrays[key], dtype=np.float64)
+            raise ContributionError(f"the environment gives no info key {key!r}; it gives {known}") from None
 
 
 def with_terminal_observations(next_obs: Any, dones: Array, infos: Sequence[Mapping[str, Any]]) -> Any:

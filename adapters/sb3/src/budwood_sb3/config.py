@@ -59,7 +59,7 @@ class EnvConfig(Config):
 
     id: str = Field(description="a Gymnasium id, module:Id, or module:Class")
     n_envs: int = Field(1, gt=0)
-    vec: Literal["dummy", "subproc", "envpool"] = "dummy"
+    vec: str = Field("dummy", description="dummy, subproc, envpool, or the name of what a plugin of the run brings")
     args: dict[str, Any] = Field(default_factory=dict)
     normalize: NormalizeConfig | None = None
     fast: bool | None = Field(

@@ -18,10 +18,11 @@ from stable_baselines3.common.env_util import is_wrapped, make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from budwood.api import ConfigError
+from budwood.api import ConfigError, Contributed
 from budwood_sb3 import env_state
 from budwood_sb3.config import EnvConfig
 from budwood_sb3.fast import FastVecEnv
+from budwood_sb3.vec_sources import MakeVecEnv
 
 Role = Literal["train", "eval"]
 WrapEnv = Callable[[Any, str], Any]
@@ -31,19 +32,22 @@ MISSING_EXTRA = {"imageio": "mujoco", "mujoco": "mujoco", "packaging": "mujoco",
 
 
 def make(
-    config: EnvConfig, seed: int, role: Role = "train", n_envs: int | None = None, wrap: WrapEnv | None = None
+    config: EnvConfig,
+    seed: int,
+    role: Role = "train",
+    n_envs: int | None = None,
+    wrap: WrapEnv | None = None,
+    bring: Contributed[MakeVecEnv] | None = None,
 ) -> VecEnv:
-    """A seeded VecEnv of ``n_envs`` (default: as configured) environments."""
+    """A seeded VecEnv of ``n_envs`` (default: as configured) environments; ``bring`` makes it if a plugin brings it."""
     count = config.n_envs if n_envs is None else n_envs
+    if bring is not None:
+        _nothing_to_wrap(wrap, f"{bring.who} steps its environments together")
+        return bring.value(config.id, count, seed, config.args, role)
     if config.vec == "envpool":
         from budwood_sb3.envpool import EnvPoolVecEnv
 
-        if wrap is not None:
-            raise ConfigError(
-                "EnvPool steps its environments in C++, so a plugin's build_env has nothing to wrap",
-                where="env.vec",
-                do="Use vec: dummy, or remove the plugin that builds or wraps environments",
-            )
+        _nothing_to_wrap(wrap, "EnvPool steps its environments in C++")
         return EnvPoolVecEnv(config.id, count, seed, config.args)
     source = _source(config.id)
     try:
@@ -59,6 +63,15 @@ def make(
         raise missing_dependency(config.id, error) from error
     except TypeError as error:
         raise ConfigError(f"{config.id} refuses its arguments: {error}", where="env.args") from error
+
+
+def _nothing_to_wrap(wrap: WrapEnv | None, why: str) -> None:
+    if wrap is not None:
+        raise ConfigError(
+            f"{why}, so a plugin's build_env has nothing to wrap",
+            where="env.vec",
+            do="Use vec: dummy, or remove the plugin that builds or wraps environments",
+        )
 
 
 def _vec_class(config: EnvConfig) -> type[DummyVecEnv] | type[SubprocVecEnv]:

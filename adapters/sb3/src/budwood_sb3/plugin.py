@@ -26,6 +26,9 @@ class SB3:
         from budwood_sb3.algorithms import ALGORITHMS, capabilities
 
         if target is None:
+            from budwood_sb3.vec_sources import chosen
+
+            chosen(run)  # a name that nobody offers is known before anything is built
             return capabilities(ALGORITHMS[run.trainer.algo])
         from budwood_sb3.graft import graft_capabilities
 

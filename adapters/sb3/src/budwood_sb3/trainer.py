@@ -36,6 +36,7 @@ from budwood_sb3.evaluation import Evaluations
 from budwood_sb3.policies import neutral_policy
 from budwood_sb3.reset import reset_policy
 from budwood_sb3.updates import losses_of, with_update
+from budwood_sb3.vec_sources import chosen
 
 
 class SB3Trainer:
@@ -138,7 +139,8 @@ def build(run: Run, contributions: Contributions) -> SB3Trainer:
     if trainer.threads is not None:
         torch.set_num_threads(trainer.threads)
 
-    venv = envs.make(env, run.seed, wrap=contributions.wrap_env)
+    bring = chosen(run)
+    venv = envs.make(env, run.seed, wrap=contributions.wrap_env, bring=bring)
     check_actions(algorithm, venv.action_space, env.id)
     venv = with_terms(venv, contributions)
     if env.normalize is not None:
@@ -147,7 +149,7 @@ def build(run: Run, contributions: Contributions) -> SB3Trainer:
     bind_buffers(model, contributions)
 
     def make_eval(n: int) -> VecEnv:
-        return envs.make(env, run.seed, "eval", n, contributions.wrap_env)
+        return envs.make(env, run.seed, "eval", n, contributions.wrap_env, bring)
 
     keep = run.config.get("checkpoint", {}).get("replay_buffer", True)
     return SB3Trainer(model, trainer.total_timesteps, make_eval, save_replay_buffer=keep)

@@ -135,6 +135,8 @@ class TermVecEnv(VecEnvWrapper):
                     self.terms[:, column] = arrays[key]
             else:
                 self.terms[:, self._info_index] = list(map(self._read_infos, infos))  # type: ignore[arg-type]
+        except ContributionError as error:  # arrays that say themselves what they lack
+            raise self._failed(column, error) from error
         except (KeyError, TypeError, ValueError) as error:
             raise self._unreadable(infos) from error
 
