@@ -49,6 +49,8 @@ class Control:
         self.resets: list[int] = []
         self.seeds: list[int] = []
         self.stopped: str | None = None
+        self.policy = 0
+        self.loaded: list[int] = []
 
     def log(self, metrics: dict[str, float]) -> None:
         self.logged.append(dict(metrics))
@@ -82,6 +84,13 @@ class Control:
 
     def reset_policy(self, seed: int) -> None:
         self.resets.append(seed)
+
+    def policy_state(self) -> dict[str, Any]:
+        return {"policy": self.policy}
+
+    def load_policy(self, state: dict[str, Any]) -> None:
+        self.policy = state["policy"]
+        self.loaded.append(self.policy)
 
     def checkpoint(self) -> None: ...
 

@@ -8,7 +8,8 @@ import torch
 
 from budwood.api import NATIVE, BindingError, Rollout, TermColumn
 from budwood_reward_shaping import shaping as assembly
-from budwood_reward_shaping.callback import Calibration, Search
+from budwood_reward_shaping.calibration import Calibration
+from budwood_reward_shaping.callback import Search
 from budwood_reward_shaping.config import ShapingConfig
 
 SECTION = {
@@ -156,9 +157,18 @@ def test_a_trainer_without_rollouts_is_refused(make, control):
     with pytest.raises(BindingError) as error:
         search.on_update_end(control(near))
     assert str(error.value) == (
-        "plugins.reward_shaping.outer: the search over weights follows the rollouts of an on-policy trainer, and this one "
-        "shows none. Use trainer.algo: ppo, a2c or trpo, or keep the weights fixed with outer: null."
+        "plugins.reward_shaping.outer.estimator: estimator one_step follows the rollouts of an on-policy trainer, and this "
+        "one shows none. Use estimator: score, a baseline without gradients such as random, trainer.algo: ppo, a2c or trpo, "
+        "or keep the weights fixed with outer: null."
     )
+    _, [search] = make(outer={**SECTION["outer"], "estimator": "score"})
+    search.on_run_start(control(near))
+    with pytest.raises(BindingError, match="Give inner_steps, the environment steps under each weight vector"):
+        search.on_update_end(control(near))
+    _, [search] = make(weights={"param": "state", "scale": None}, baseline="random")
+    search.on_run_start(control(near))
+    with pytest.raises(BindingError, match="param: state takes its normaliser from the first rollout"):
+        search.on_update_end(control(near))
     _, [calibration] = make(outer=None, weights={"scale": "auto"})
     with pytest.raises(BindingError, match="scale: auto is measured on the first rollout, and this trainer shows none"):
         calibration.on_update_end(control(near))

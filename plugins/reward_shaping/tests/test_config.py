@@ -23,6 +23,29 @@ def test_defaults_are_those_of_the_method():
     assert (config.weights.bounds, config.weights.w_task, config.weights.scale) == ([0.1, 10.0], 1.0, "auto")
     assert outer.reset_on_gradient
     assert config.searches is outer
+    assert (config.weights.param, outer.estimator, outer.precond, outer.lr_state) == (
+        "static",
+        "one_step",
+        "none",
+        0.01,
+    )
+    assert (outer.inner_steps, outer.final_seeds, explore.variant, config.baseline) == (None, 0, "jump", None)
+
+
+def test_preconditioned_steps_are_as_long_as_adams():
+    assert section(outer={"precond": "adam"}).outer.alpha == 3e-4
+    assert section(outer={"precond": "adam", "alpha": 0.01}).outer.alpha == 0.01
+
+
+def test_every_option_says_what_it_is():
+    def undescribed(schema):
+        for name, field in schema.get("properties", {}).items():
+            if "description" not in field and "$ref" not in str(field):
+                yield name
+        for part in schema.get("$defs", {}).values():
+            yield from undescribed(part)
+
+    assert list(undescribed(ShapingConfig.model_json_schema())) == []
 
 
 def test_two_ways_to_keep_weights_fixed():
@@ -49,8 +72,11 @@ def test_two_ways_to_keep_weights_fixed():
         ({"baseline": "oracle"}, "baseline: oracle needs weights.initial"),
         ({"baseline": "uniform", "weights": {"initial": {"speed": 1, "effort": 1}}}, "uniform means equal weights"),
         ({"baseline": "random", "outer": None}, "baseline: needs the outer loop"),
-        ({"baseline": "best"}, "'oracle', 'uniform', 'constant_reset', 'gradient', 'gradient_reset' or 'random'"),
-        ({"weights": {"param": "state"}}, "'static'"),
+        ({"baseline": "best"}, "'oracle', 'uniform', 'constant_reset', 'gradient', 'gradient_reset', 'random' or 'sweep'"),
+        ({"weights": {"param": "states"}}, "'static', 'simplex' or 'state'"),
+        ({"weights": {"param": "state"}, "outer": None}, "param: state is what a search finds; fixed weights are static"),
+        ({"terms": ["speed"], "weights": {"param": "simplex"}}, "one term has weight 1 whatever a search over param: simplex"),
+        ({"outer": {"samples": 3}}, "multiple of 2"),
         ({"outter": {}}, "Extra inputs are not permitted"),
     ],
 )  # fmt: skip

@@ -126,6 +126,7 @@ def test_at_the_end_the_best_weights_are_kept(make):
         ("gradient", "gradient", False, "hold"),
         ("gradient_reset", "gradient", True, "hold"),
         ("random", "jump", True, "jump"),
+        ("sweep", "jump", True, "jump"),
         (None, "gradient", True, "jump"),
     ],
 )
@@ -151,6 +152,69 @@ def test_jumps_cover_the_box(make):
     np.testing.assert_allclose(np.std(weights, axis=0), np.log(100) / 12**0.5, atol=0.15)
 
 
+def test_a_sweep_fills_the_box_more_evenly_than_chance(make):
+    """The largest gap in any one weight: 32 points of a Sobol sequence have one in each thirty-second."""
+    loop = make("sweep", outer={"steps": 400})
+    points = []
+    for _ in range(32):
+        assert loop.report(0.0, None).novelty == 0.0
+        points.append((loop.phi - np.log(0.1)) / np.log(100))
+    for axis in np.sort(points, axis=0).T:
+        np.testing.assert_array_equal(np.floor(axis * 32), np.arange(32))
+    other = make("sweep", seed=1)
+    other.report(0.0, None)
+    assert not np.allclose(other.phi, np.log(0.1) + np.log(100) * points[0])
+
+
+NOISE = {"variant": "noise", "noise": 0.5, "novelty": "maxmin"}
+
+
+def test_noise_goes_with_the_gradient_and_never_jumps(make):
+    loop = make(explore={**NOISE, "noise": 1e-9})
+    decision = loop.report(0.0, GRADIENT)
+    assert (decision.kind, decision.reset) == ("noise", True)
+    np.testing.assert_allclose(np.log(loop.propose()), 0.35 * GRADIENT / np.linalg.norm(GRADIENT), atol=1e-7)
+    kinds = {make(seed=seed, explore=NOISE).report(0.0, None).kind for seed in range(20)}
+    assert kinds == {"noise"}
+
+
+def test_noise_shrinks_with_performance(make):
+    lengths = [make(explore=NOISE).report(p, GRADIENT).noise for p in (0.0, 0.45, 0.81)]
+    np.testing.assert_allclose(lengths, [0.5, 0.25, 0.05])
+    still = make(explore=NOISE)
+    assert still.report(0.95, GRADIENT).kind == "hold"
+
+
+def test_noise_is_the_most_novel_of_its_draws(make):
+    def distance(candidates: int) -> float:
+        moved = []
+        for seed in range(40):
+            loop = make(seed=seed, explore={**NOISE, "candidates": candidates})
+            loop.report(0.0, None)
+            moved.append(np.linalg.norm(np.log(loop.propose())))
+        return float(np.mean(moved))
+
+    assert distance(1) == pytest.approx(0.5 * (np.pi / 2) ** 0.5, rel=0.2)  # one Gaussian in the plane
+    assert distance(64) > 2 * distance(1)
+
+
+def test_noise_stays_inside_the_bounds_and_off_in_baselines(make):
+    loop = make(explore={**NOISE, "noise": 50.0})
+    loop.report(0.0, None)
+    assert ((loop.propose() >= 0.1 - 1e-12) & (loop.propose() <= 10 + 1e-12)).all()
+    assert make("gradient", explore=NOISE).report(0.0, GRADIENT).kind == "gradient"
+    assert make("random", explore=NOISE).report(0.0, GRADIENT).kind == "jump"
+
+
+def test_the_record_is_the_best_policy_or_one_trained_longer_under_its_weights(make):
+    loop = make("constant_reset", outer={"steps": 99})
+    assert [loop.report(p, None).record for p in (0.2, 0.1, 0.2, 0.3, 0.3)] == [True, False, True, True, True]
+    moving = make("random", outer={"steps": 99})
+    assert [moving.report(p, None).record for p in (0.2, 0.1, 0.2, 0.3, 0.3)] == [True, False, False, True, False]
+    soft = make("random")
+    assert [soft.report(0.0, None, s).record for s in (0.5, 0.4, 0.6)] == [True, False, True]
+
+
 def test_beta_prefers_where_performance_was_better(make):
     def first_jump(beta: float) -> float:
         loop = make(explore={"novelty": "maxmin", "beta": beta, "candidates": 256}, initial=(5.0, 5.0))
@@ -172,19 +236,20 @@ def test_one_term_and_ten_terms(make):
     assert ten.propose().shape == (10,)
 
 
-@pytest.mark.parametrize("baseline", [None, "random", "gradient_reset"])
-def test_a_restored_loop_makes_the_same_moves(make, baseline):
+@pytest.mark.parametrize("explore", [None, NOISE])
+@pytest.mark.parametrize("baseline", [None, "random", "gradient_reset", "sweep"])
+def test_a_restored_loop_makes_the_same_moves(make, baseline, explore):
     def reports():
         rng = np.random.default_rng(1)
         return [(float(rng.random() * 0.5), None if i % 3 else rng.normal(size=2)) for i in range(12)]
 
-    whole = make(baseline, outer={"steps": 12})
+    whole = make(baseline, outer={"steps": 12}, explore=explore)
     moves = [(whole.report(*r), whole.propose()) for r in reports()]
     for cut in (0, 1, 5, 11):
-        first = make(baseline, outer={"steps": 12})
+        first = make(baseline, outer={"steps": 12}, explore=explore)
         for report in reports()[:cut]:
             first.report(*report)
-        second = make(baseline, outer={"steps": 12})
+        second = make(baseline, outer={"steps": 12}, explore=explore)
         second.load_state_dict(first.state_dict())
         for report, (decision, weights) in zip(reports()[cut:], moves[cut:], strict=True):
             assert second.report(*report) == decision

@@ -132,7 +132,15 @@ def test_fixed_weights_with_an_off_policy_trainer(tmp_path):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({}, "the search over weights follows the rollouts of an on-policy trainer, and this one shows none"),
+        ({}, "estimator one_step follows the rollouts of an on-policy trainer, and this one shows none"),
+        (
+            {"baseline": "random"},
+            "inner_iterations counts the rollouts of an on-policy trainer, and this one shows none",
+        ),
+        (
+            {"baseline": "random", "weights": {"param": "state", "scale": None}, "terms": ["speed", "effort"]},
+            "param: state takes its normaliser from the first rollout",
+        ),
         ({"outer": None, "weights": {"scale": "auto"}}, "scale: auto is measured on the first rollout"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What happens between the trainer's updates: scales are measured once, and the search over weights is driven."""
+"""The search over weights, driven between the trainer's updates."""
 
 from __future__ import annotations
 
@@ -6,54 +6,21 @@ import numpy as np
 
 from budwood.api import Array, BindingError, Rollout, RunCallback, RunControl, StateTree
 from budwood_reward_shaping.combination import PLUGIN
-from budwood_reward_shaping.criteria import measure
-from budwood_reward_shaping.hypergrad import discounted_std, weight_gradient
+from budwood_reward_shaping.criteria import Performance, measure
+from budwood_reward_shaping.hypergrad import reward_adjoint
 from budwood_reward_shaping.outer import Decision, Generators, OuterLoop
-from budwood_reward_shaping.shaping import EVALUATION_SEED, Shaping
-from budwood_reward_shaping.weights import StaticWeights
-
-
-class Calibration(RunCallback):
-    """Sets every ``auto`` scale from the first rollout, which is given its rewards anew, and never again."""
-
-    def __init__(self, shaping: Shaping) -> None:
-        self.shaping = shaping
-        self.done = False
-
-    def on_rollout_end(self, control: RunControl, rollout: Rollout) -> None:
-        if self.done:
-            return
-        assert rollout.terms is not None
-        combination, names = self.shaping.combination, self.shaping.config.names
-        terms = rollout.terms[..., combination.columns]
-        spread = discounted_std(terms, rollout.episode_starts.astype(np.float64), rollout.gamma)
-        measured = np.divide(1.0, spread, out=np.ones_like(spread), where=spread > 0)
-        combination.change(scales=np.where(self.shaping.pending, measured, combination.scales))
-        self.done = True
-        scales = zip(names, combination.scales.tolist(), strict=True)
-        control.log({f"{PLUGIN}/scale/{name}": scale for name, scale in scales})
-
-    def on_update_end(self, control: RunControl) -> None:
-        if not self.done:
-            raise BindingError(
-                "scale: auto is measured on the first rollout, and this trainer shows none",
-                where=f"plugins.{PLUGIN}.weights.scale",
-                do="Give every term a number, or null for no scaling",
-            )
-
-    def state_dict(self) -> StateTree:
-        return {"done": self.done, "combination": self.shaping.combination.state_dict()}
-
-    def load_state_dict(self, state: StateTree) -> None:
-        self.done = state["done"]
-        self.shaping.combination.load_state_dict(state["combination"])
+from budwood_reward_shaping.policy_steps import PolicySteps
+from budwood_reward_shaping.retraining import Kept, Retraining
+from budwood_reward_shaping.shaping import EVALUATION_SEED, FINAL_SEED, FINAL_SPACING, Shaping, claimed_advantages
 
 
 class Search(RunCallback):
     """Counts inner iterations, and after each round of them evaluates, decides, and changes the weights.
 
     The gradient of a round is the mean over its last rollouts. Whatever is random comes from a generator named after the
-    outer step, so the state is a handful of arrays and a resumed search continues bit for bit.
+    outer step, so the state is a handful of arrays and a resumed search continues bit for bit. The policy of the best trial
+    is kept, and is the one that is saved and exported when the run ends; after a search that was spent without success, one
+    that was trained on under the best weights is measured then, and left if it is as good.
     """
 
     def __init__(self, shaping: Shaping, generators: Generators, seed: int) -> None:
@@ -63,109 +30,239 @@ class Search(RunCallback):
         self.names = config.names
         self.seed = seed
         self._generators = generators
-        self.iterations = 0
+        self.iterations, self.began = 0, 0
         self.rollouts_seen = False
         self.gradients: list[Array] = []
         self.zero_gradients = 0
+        self.kept, self.retraining = Kept(), Retraining(self.outer.final_seeds)
+        self._loop: OuterLoop | None = None
         self._rewarded_under = shaping.combination.version
+        self._steps = PolicySteps(
+            self.outer.alpha,
+            self.outer.order if self.outer.estimator == "neumann" else 0,
+            self.outer.damping,
+            self.outer.unroll if self.outer.estimator == "unrolled" else None,
+            self.outer.precond == "adam",
+        )
+
+    @property
+    def loop(self) -> OuterLoop:
+        assert self._loop is not None, "weights of the state begin with the first rollout"
+        return self._loop
 
     def on_run_start(self, control: RunControl) -> None:
-        config, combination = self.shaping.config, self.shaping.combination
-        low, high = config.weights.bounds
-        space = StaticWeights(low, high, combination.scale_free)
-        self.loop = OuterLoop(combination.weights, space, self.outer, config.explore, config.baseline, self._generators)
+        self._control = control
+        self.space = self.shaping.space()
+        if not self.space.needs_obs:
+            self._loop = self._made_loop()
+            if self.loop.probing is not None:
+                self.shaping.combination.follow(self.space, self.loop.phi)
+
+    def _made_loop(self) -> OuterLoop:
+        config, initial = self.shaping.config, self.shaping.combination.weights
+        return OuterLoop(initial, self.space, self.outer, config.explore, config.baseline, self._generators)
 
     # ---- inner loop --------------------------------------------------------------------------------------------------
 
     def on_rollout_end(self, control: RunControl, rollout: Rollout) -> None:
-        self.rollouts_seen = True
+        if not self.rollouts_seen:
+            self.rollouts_seen = True
+            self._first_rollout(rollout)
+        self.iterations += 1
         if self.loop.over:
             return
-        self.iterations += 1
         combination = self.shaping.combination
         if combination.version != self._rewarded_under:
             return  # calibrated just now: its advantages are still those of the scales before
-        if self.loop.parts.gradient and self.iterations > self.outer.inner_iterations - self.outer.rollouts:
-            assert combination.task_column is not None
-            gradient = weight_gradient(
-                rollout, combination.columns, combination.coefficients, combination.task_column, self.outer.alpha
-            )
+        if self.loop.parts.gradient and self.loop.probing is None and self._counts(control, rollout):
+            gradient = self._gradient(rollout)
             if gradient is None:
                 self.zero_gradients += 1
             else:
                 self.gradients.append(gradient)
 
+    def _first_rollout(self, rollout: Rollout) -> None:
+        if self.space.needs_obs:
+            self.shaping.freeze(rollout, self._generators("probe states"))
+            self._loop = self._made_loop()
+            self.shaping.combination.follow(self.space, self.loop.phi)
+        estimated = self.loop.parts.gradient and self.loop.probing is None
+        if estimated and rollout.advantages_by is not None:
+            raise claimed_advantages(rollout.advantages_by, self.outer.estimator)
+
+    def _counts(self, control: RunControl, rollout: Rollout) -> bool:
+        """Whether this rollout is among the last ``rollouts`` of the inner loop."""
+        if self.outer.inner_steps is None:
+            return self.iterations > self.outer.inner_iterations - self.outer.rollouts
+        left = self.began + self.outer.inner_steps - control.steps  # with this rollout still to be counted
+        return left <= self.outer.rollouts * rollout.rewards.size
+
+    def _gradient(self, rollout: Rollout) -> Array | None:
+        combination = self.shaping.combination
+        assert combination.task_column is not None
+        assert rollout.terms is not None
+        adjoint = reward_adjoint(rollout, combination.task_column, self._steps)
+        if adjoint is None:
+            return None
+        terms = rollout.terms[..., combination.columns]
+        return self.space.pullback(self.loop.phi, combination.scales, adjoint, terms, rollout.raw_obs)
+
     def on_update_end(self, control: RunControl) -> None:
         if not self.rollouts_seen:
-            raise BindingError(
-                "the search over weights follows the rollouts of an on-policy trainer, and this one shows none",
-                where=f"plugins.{PLUGIN}.outer",
-                do="Use trainer.algo: ppo, a2c or trpo, or keep the weights fixed with outer: null",
-            )
-        if not self.loop.over and self.iterations >= self.outer.inner_iterations:
-            self._outer_step(control)
+            self._check_off_policy()
+        self.kept.moved()
+        if self._inner_loop_done(control):
+            if self.retraining.active:
+                self._retrained(control)
+            elif not self.loop.over:
+                self._outer_step(control)
+        if control.steps >= control.total_steps:
+            self._leave_best(control)
         self._rewarded_under = self.shaping.combination.version
+
+    def _inner_loop_done(self, control: RunControl) -> bool:
+        if self.outer.inner_steps is None:
+            return self.iterations >= self.outer.inner_iterations
+        return control.steps >= self.began + self.outer.inner_steps
+
+    def _check_off_policy(self) -> None:
+        where = f"plugins.{PLUGIN}.outer"
+        if self.space.needs_obs:
+            raise BindingError(
+                "param: state takes its normaliser from the first rollout, and this trainer shows none",
+                where=f"plugins.{PLUGIN}.weights.param",
+                do="Use trainer.algo: ppo, a2c or trpo, or param: static or simplex",
+            )
+        if self.loop.parts.gradient and self.loop.probing is None:
+            raise BindingError(
+                f"estimator {self.outer.estimator} follows the rollouts of an on-policy trainer, and this one shows none",
+                where=f"{where}.estimator",
+                do="Use estimator: score, a baseline without gradients such as random, trainer.algo: ppo, a2c or trpo, or "
+                "keep the weights fixed with outer: null",
+            )
+        if self.outer.inner_steps is None:
+            raise BindingError(
+                "inner_iterations counts the rollouts of an on-policy trainer, and this one shows none",
+                where=f"{where}.inner_iterations",
+                do="Give inner_steps, the environment steps under each weight vector",
+            )
 
     # ---- outer loop --------------------------------------------------------------------------------------------------
 
-    def _outer_step(self, control: RunControl) -> None:
-        performance = measure(control, self.shaping.criteria, self.outer.episodes, self.seed + EVALUATION_SEED)
-        gradient = np.mean(self.gradients, axis=0) if self.gradients else None
-        weights = self.loop.propose()
-        decision = self.loop.report(performance.p, gradient, performance.soft)
-        control.log(self._metrics(control, performance.metrics(), weights, gradient, decision))
-        self.iterations, self.gradients, self.zero_gradients = 0, [], 0
-        if decision.kind in ("gradient", "jump", "best"):
-            self.shaping.combination.change(weights=self.loop.propose())
-        if decision.reset:
-            self._reset(control)
-        if self.loop.solved:
-            control.stop(f"the task was done in {self.outer.consecutive} evaluations in a row")
+    def _measure(self, control: RunControl, seed: int = EVALUATION_SEED) -> Performance:
+        return measure(control, self.shaping.criteria, self.outer.episodes, self.seed + seed)
 
-    def _reset(self, control: RunControl) -> None:
-        purpose = f"policy {len(self.loop.trials)}"
+    def _outer_step(self, control: RunControl) -> None:
+        performance = self._measure(control)
+        gradient = np.mean(self.gradients, axis=0) if self.gradients else None
+        phi = self.loop.phi
+        decision = self.loop.report(performance.p, gradient, performance.soft)
+        if decision.record:
+            self.kept.keep(control, (performance.p, performance.soft))
+        control.log(self._metrics(control, performance.metrics(), phi, decision))
+        self._begin_inner_loop(control)
+        if self.loop.over and self.outer.final_seeds:
+            self._begin_retraining(control)
+            return
+        if not np.array_equal(phi, self.loop.phi):
+            self.shaping.combination.follow(self.space, self.loop.phi)
+        if decision.reset:
+            self._reset(control, f"policy {len(self.loop.trials)}")
+        if self.loop.solved:
+            self._stop(control, f"the task was done in {self.outer.consecutive} evaluations in a row")
+
+    def _begin_inner_loop(self, control: RunControl) -> None:
+        self.iterations, self.began = 0, control.steps
+        self.gradients, self.zero_gradients = [], 0
+
+    def _reset(self, control: RunControl, purpose: str) -> None:
         control.reset_policy(int(self._generators(purpose).integers(2**31)))
         assert self.shaping.task is not None
         self.shaping.task.restart()
 
+    def _stop(self, control: RunControl, reason: str) -> None:
+        self._leave_best(control)
+        control.stop(reason)
+
+    # ---- after the search --------------------------------------------------------------------------------------------
+
+    def _begin_retraining(self, control: RunControl) -> None:
+        self.retraining.started = True
+        self.kept.forget()
+        self.shaping.combination.follow(self.space, self.loop.best.phi)
+        self._reset(control, "final policy 0")
+
+    def _retrained(self, control: RunControl) -> None:
+        number = len(self.retraining.results)
+        performance = self._measure(control, FINAL_SEED + FINAL_SPACING * number)
+        self.retraining.results.append(performance.p)
+        if (performance.p, performance.soft) > self.kept.score:
+            self.kept.keep(control, (performance.p, performance.soft))
+        numbers = self.retraining.metrics(self._generators("final interval"))
+        control.log({f"{PLUGIN}/{name}": value for name, value in numbers.items()})
+        self._begin_inner_loop(control)
+        if self.retraining.active:
+            self._reset(control, f"final policy {number + 1}")
+        else:
+            self._stop(control, f"{number + 1} policies were trained afresh under the best weights")
+
+    def _leave_best(self, control: RunControl) -> None:
+        if self.loop.over and not self.loop.solved and not self.retraining.started and control.steps > self.began:
+            performance = self._measure(control)
+            control.log({f"{PLUGIN}/last_{name}": value for name, value in performance.metrics().items()})
+            if (performance.p, performance.soft) >= self.kept.score:
+                self.kept.keep(control, (performance.p, performance.soft))
+        self.kept.leave(control)
+
+    def on_run_end(self, control: RunControl) -> None:
+        self.kept.leave(control)
+
+    # ---- what is logged and saved ------------------------------------------------------------------------------------
+
     def _metrics(
-        self,
-        control: RunControl,
-        performance: dict[str, float],
-        weights: Array,
-        gradient: Array | None,
-        decision: Decision,
+        self, control: RunControl, performance: dict[str, float], phi: Array, decision: Decision
     ) -> dict[str, float]:
-        direction = None if gradient is None else self.loop.usable(gradient)
+        spread = self.space.spread(phi)
         numbers = {
             **performance,
             "best_P": self.loop.best.p,
-            **{f"w/{name}": weight for name, weight in zip(self.names, weights.tolist(), strict=True)},
-            "grad_norm": 0.0 if direction is None else float(np.linalg.norm(direction)),
-            "zero_grad": float(self.zero_gradients),
-            "stepped": float(decision.kind == "gradient"),
+            **self._named("w", self.space.weights(phi)),
+            **({} if spread is None else self._named("w_spread", spread)),
+            "grad_norm": decision.grad_norm,
+            "zero_grad": float(self.zero_gradients + decision.flat),
+            "stepped": float(decision.kind in ("gradient", "noise") and decision.grad_norm > 0),
             "explored": float(decision.kind == "jump"),
             "novelty": decision.novelty,
+            "noise": decision.noise,
             "env_steps": float(control.env_steps),
         }
         return {f"{PLUGIN}/{name}": value for name, value in numbers.items()}
 
-    # ---- state -------------------------------------------------------------------------------------------------------
+    def _named(self, prefix: str, values: Array) -> dict[str, float]:
+        return {f"{prefix}/{name}": value for name, value in zip(self.names, values.tolist(), strict=True)}
 
     def state_dict(self) -> StateTree:
         return {
-            "loop": self.loop.state_dict(),
             "combination": self.shaping.combination.state_dict(),
+            "loop": None if self._loop is None else self._loop.state_dict(),
             "iterations": self.iterations,
+            "began": self.began,
             "rollouts_seen": self.rollouts_seen,
             "gradients": [gradient.copy() for gradient in self.gradients],
             "zero_gradients": self.zero_gradients,
+            "kept": self.kept.state_dict(),
+            "retraining": self.retraining.state_dict(),
         }
 
     def load_state_dict(self, state: StateTree) -> None:
-        self.loop.load_state_dict(state["loop"])
         self.shaping.combination.load_state_dict(state["combination"])
-        self.iterations, self.rollouts_seen = state["iterations"], state["rollouts_seen"]
+        if state["loop"] is not None:
+            self._loop = self._loop or self._made_loop()
+            self.loop.load_state_dict(state["loop"])
+        self.iterations, self.began = state["iterations"], state["began"]
+        self.rollouts_seen = state["rollouts_seen"]
         self.gradients = [np.array(gradient) for gradient in state["gradients"]]
         self.zero_gradients = state["zero_gradients"]
+        self.kept.load_state_dict(state["kept"], self._control)
+        self.retraining.load_state_dict(state["retraining"])
         self._rewarded_under = self.shaping.combination.version

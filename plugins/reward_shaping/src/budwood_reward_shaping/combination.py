@@ -14,6 +14,7 @@ import numpy as np
 
 from budwood.api import NATIVE, Array, StateTree, TermColumn
 from budwood_reward_shaping.terms import SignCheck, Term
+from budwood_reward_shaping.weights import WeightSpace
 
 PLUGIN = "reward_shaping"
 TASK = "task"
@@ -71,6 +72,10 @@ class WeightedTerms:
         self.scales = self.scales if scales is None else np.array(scales, dtype=np.float64)
         self.version += 1
         self._resum()
+
+    def follow(self, space: WeightSpace, phi: Array) -> None:
+        """From now on the weights that ``phi`` means in ``space``."""
+        self.change(weights=space.weights(phi))
 
     def __call__(self, terms: Array, obs: Any | None) -> Array:
         if self._signs.left > 0:

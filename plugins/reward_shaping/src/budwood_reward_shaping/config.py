@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from budwood.api import Config
 
 Scale = float | Literal["auto"] | None
-Baseline = Literal["oracle", "uniform", "constant_reset", "gradient", "gradient_reset", "random"]
+Baseline = Literal["oracle", "uniform", "constant_reset", "gradient", "gradient_reset", "random", "sweep"]
 
 
 class InlineTerm(Config):
@@ -35,13 +35,19 @@ class CriterionConfig(Config):
 
 
 class WeightsConfig(Config):
-    """One positive weight a term, the same in every state. ``w_task`` is the weight of the task's own sparse reward.
+    """Positive weights of the terms, and ``w_task``, the weight of the task's own sparse reward, which is not searched.
+
+    ``static``: w = exp(phi), each within ``bounds``. ``simplex``: w = n softmax(phi) over the n terms, so that they sum to n
+    and ``bounds`` hold for exp(phi), which limits the ratio of any two. ``state``: w(s) = n softmax(MLP(s)), likewise.
 
     ``scale`` multiplies a term before its weight: a number, null for 1, or ``auto`` for one over the standard deviation of
     the term's discounted return in the first rollout, frozen from then on. A mapping gives each term its own.
     """
 
-    param: Literal["static"] = Field(default="static", description="one number a term")
+    param: Literal["static", "simplex", "state"] = Field(
+        default="static",
+        description="one number a term, numbers that sum to how many there are, or a network of the state",
+    )
     w_task: float = Field(default=1.0, ge=0, description="weight of the task's own reward")
     bounds: list[float] = Field(default=[0.1, 10.0], min_length=2, max_length=2, description="range of every weight")
     scale: Scale | dict[str, Scale] = Field(default="auto", description="factor before the weight")
@@ -62,31 +68,72 @@ class WeightsConfig(Config):
 
 
 class OuterConfig(Config):
-    """The loop over weights: ``inner_iterations`` updates of the trainer for each of ``steps`` evaluations."""
+    """The loop over weights: ``inner_iterations`` updates of the trainer for each of ``steps`` evaluations.
+
+    Estimators of the hypergradient: ``one_step`` through one policy step; ``neumann`` through ``order`` + 1 of them with the
+    curvature where they start, less ``damping``; ``unrolled`` through ``unroll`` full-batch steps by automatic
+    differentiation, whose memory grows with them: for tests; ``score`` from the performance alone of ``samples`` inner loops
+    under weights ``sigma`` away on both sides, for any trainer. The first three need the rollouts of an on-policy trainer.
+    """
 
     steps: int = Field(default=30, ge=0, description="how many weight vectors are evaluated; 0: weights stay fixed")
     inner_iterations: int = Field(default=120, ge=1, description="updates of the trainer under each weight vector")
-    estimator: Literal["one_step"] = Field(
-        default="one_step", description="of the hypergradient: through one policy step"
+    inner_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="environment steps under each weight vector instead; off-policy trainers need it",
+    )
+    estimator: Literal["one_step", "neumann", "unrolled", "score"] = Field(
+        default="one_step",
+        description="of the hypergradient: through one policy step, several, or from performance alone",
+    )
+    order: int = Field(default=5, ge=0, description="of the Neumann series; 0 is one_step")
+    damping: float = Field(default=1.0, ge=0, description="taken from the curvature in the Neumann series")
+    unroll: int = Field(default=3, ge=1, description="policy steps of estimator unrolled, which is for tests")
+    samples: int = Field(default=4, ge=2, multiple_of=2, description="inner loops of one estimate by score")
+    sigma: float = Field(default=0.3, gt=0, description="how far from the centre score tries, in log-weights")
+    precond: Literal["none", "adam"] = Field(
+        default="none", description="of the virtual policy step: none, or Adam's second moment as it is, held constant"
     )
     lr: float = Field(default=0.35, gt=0, description="length of a gradient step in log-weights")
-    alpha: float = Field(default=0.05, gt=0, description="length of the virtual policy step")
+    lr_state: float = Field(default=0.01, gt=0, description="learning rate of Adam on the network of param: state")
+    alpha: float = Field(
+        default=0.05, gt=0, description="length of the virtual policy step; 0.0003 unless given, if precond is adam"
+    )
     rollouts: int = Field(default=8, ge=1, description="how many last rollouts the gradient is averaged over")
     episodes: int = Field(default=20, ge=1, description="evaluation episodes")
     consecutive: int = Field(default=2, ge=1, description="successful evaluations in a row that end the search")
     stall_window: int = Field(default=3, ge=1, description="evaluations without improvement that count as a stall")
     stall_delta: float = Field(default=0.02, ge=0, description="what counts as an improvement of the performance")
     reset_on_gradient: bool = Field(default=True, description="whether the policy starts afresh after a gradient step")
+    final_seeds: int = Field(
+        default=0,
+        ge=0,
+        description="policies trained afresh under the best weights after the search, and measured anew",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adam_takes_small_steps(cls, data: Any) -> Any:
+        preconditioned = isinstance(data, dict) and data.get("precond") == "adam"
+        return {"alpha": 3e-4, **data} if preconditioned else data
 
 
 class ExploreConfig(Config):
-    """Jumps to novel weights when the search stalls."""
+    """Novel weights: ``jump`` to them when the search stalls, or ``noise`` towards them in every step, without jumps.
 
-    variant: Literal["jump"] = Field(default="jump", description="to the most novel of random candidates")
+    The noise is ``noise`` (1 - P / p_target) times the most novel of ``candidates`` Gaussian draws.
+    """
+
+    variant: Literal["jump", "noise"] = Field(
+        default="jump",
+        description="to the most novel of random candidates when stalled, or a little towards one always",
+    )
+    noise: float = Field(default=0.5, gt=0, description="length scale of variant noise where P is 0, in log-weights")
     novelty: Literal["rnd", "maxmin", "uniform"] = Field(
         default="rnd", description="prediction error of a random network, distance to the nearest tried, or none"
     )
-    candidates: int = Field(default=64, ge=1, description="how many random weight vectors a jump chooses from")
+    candidates: int = Field(default=64, ge=1, description="how many random weights novelty chooses from")
     p_target: float = Field(default=0.9, gt=0, le=1, description="task performance that counts as success")
     probability: list[float] = Field(
         default=[0.2, 1.0], min_length=2, max_length=2, description="of a jump when stalled"
@@ -155,8 +202,13 @@ class ShapingConfig(Config):
 
     def _search_problems(self) -> list[str]:
         if self.searches is None:
-            return ["baseline: needs the outer loop"] if self.baseline else []
+            fixed = ["baseline: needs the outer loop"] if self.baseline else []
+            if self.weights.param == "state":
+                fixed.append("weights.param: state is what a search finds; fixed weights are static")
+            return fixed
         problems = []
+        if len(self.terms) == 1 and self.weights.param != "static":
+            problems.append(f"terms: one term has weight 1 whatever a search over param: {self.weights.param} does")
         if not self.criteria:
             problems.append(
                 "criteria: the search needs at least one to know success; or write outer: null for fixed weights"

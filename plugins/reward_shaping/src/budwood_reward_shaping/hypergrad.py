@@ -1,43 +1,31 @@
-"""How the task's performance changes with the weights, through one step of the policy, in closed form.
+"""How the task's performance changes with the rewards, through steps of the policy.
 
 A rollout has N = T n samples of ``pi_theta`` and shaped rewards ``r = sum_k w_k s_k R_k``. The virtual policy step is
 ``theta' = theta + (alpha / N) sum_t Abar_t grad log pi(a_t | s_t)`` with normalised GAE advantages ``Abar``, which are
-linear in the rewards up to the normalisation. The derivative of the task's surrogate at ``theta'`` with respect to the
-log-weights ``phi`` then needs one backward pass, one forward-mode product and one scan over time; no matrix of N x N.
+linear in the rewards up to the normalisation. The derivative of the task's surrogate at ``theta'`` with respect to every
+reward then needs one backward pass, one forward-mode product and one scan over time; no matrix of N x N. The policy steps
+themselves are in ``policy_steps.py``; what a weight does to the rewards is in ``weights.py``.
 
 Arrays are (T, n) float64 unless said otherwise; ``starts`` is 1 where a sample begins an episode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
-import torch
-from torch import nn
-from torch.func import functional_call, grad, jvp
 
-from budwood.api import Array
+from budwood.api import Array, Rollout
+from budwood_reward_shaping.policy_steps import PolicySteps, advantage_gradient
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from budwood.api import Rollout
-
-Parameters = dict[str, torch.Tensor]
 FLAT = 1e-12
 """Standard deviation below which there is nothing to learn from."""
 
 
-def weight_gradient(
-    rollout: Rollout, columns: Sequence[int], coefficients: Array, task_column: int, alpha: float
-) -> Array | None:
-    """dJ/dphi (len(columns),) of the terms in ``columns``, where phi_k moves the reward by ``coefficients[k]`` R_k.
+def reward_adjoint(rollout: Rollout, task_column: int, steps: PolicySteps) -> Array | None:
+    """(T, n) derivative of the task's surrogate after ``steps`` of the policy with respect to every reward.
 
-    None where the rollout tells nothing: the task's reward is the same in all its finished episodes, or the advantages are
-    all equal. The gradient would be exactly 0 there, which does not mean that the weights are good.
+    None where the rollout tells nothing: the task's reward is the same in all its finished episodes, the advantages are all
+    equal, or a preconditioner is asked for that a fresh optimiser does not have yet. The gradient would be exactly 0 in the
+    first two cases, which does not mean that the weights are good.
     """
     assert rollout.terms is not None
     starts = rollout.episode_starts.astype(np.float64)
@@ -48,12 +36,12 @@ def weight_gradient(
         return None
     normalised = (advantages - advantages.mean()) / spread
     try:
-        g = advantage_gradient(rollout.log_prob, rollout.obs, rollout.actions, normalised, task, alpha)
+        g = advantage_gradient(rollout, normalised, task, steps)
     finally:
         rollout.after_transforms()
-    adjoint = gae_adjoint(normaliser_adjoint(g, normalised, spread), starts, rollout.gamma * rollout.gae_lambda)
-    gradient: Array = coefficients * np.einsum("tn,tnk->k", adjoint, rollout.terms[..., list(columns)])
-    return gradient
+    if g is None:
+        return None
+    return gae_adjoint(normaliser_adjoint(g, normalised, spread), starts, rollout.gamma * rollout.gae_lambda)
 
 
 def task_advantage(task: Array, starts: Array, last_dones: Array) -> Array | None:
@@ -73,37 +61,6 @@ def task_advantage(task: Array, starts: Array, last_dones: Array) -> Array | Non
     centred = np.where(known, returns - returns[known].mean(), 0.0)
     normalised: Array = centred / returns[known].std()
     return normalised
-
-
-def advantage_gradient(
-    log_prob: nn.Module, obs: Any, actions: Array, normalised: Array, task: Array, alpha: float
-) -> Array:
-    """(T, n) derivative of the task's surrogate at theta' with respect to the normalised advantages at theta.
-
-    ``obs`` (T, n, ...) or a dict of such, ``actions`` (T, n, A), ``task`` (T, n) with 0 for samples that do not count.
-    """
-    theta: Parameters = {name: p.detach() for name, p in log_prob.named_parameters()}
-    like = next(iter(theta.values()))
-
-    def tensor(array: Array) -> torch.Tensor:
-        return torch.as_tensor(array, device=like.device)
-
-    states, taken = _flat(obs, tensor), tensor(actions).flatten(0, 1)
-    weights, target = (tensor(array).flatten().to(like.dtype) for array in (normalised, task))
-    count = len(weights)
-
-    def log_probs(parameters: Parameters) -> torch.Tensor:
-        result: torch.Tensor = functional_call(log_prob, parameters, (states, taken))
-        return result
-
-    with _evaluation_mode(log_prob):
-        step = grad(lambda p: (weights * log_probs(p)).sum() / count)(theta)
-        stepped = {name: p + alpha * step[name] for name, p in theta.items()}
-        before = log_probs(theta).detach()
-        v = grad(lambda p: (torch.exp(log_probs(p) - before) * target).sum() / (target != 0).sum())(stepped)
-        j = jvp(log_probs, (theta,), (v,))[1]  # < v, grad log pi(a_t | s_t) > for all t at once
-    g: Array = (alpha / count) * j.detach().cpu().numpy().astype(np.float64).reshape(task.shape)
-    return g
 
 
 def normaliser_adjoint(g: Array, normalised: Array, spread: float) -> Array:
@@ -131,20 +88,3 @@ def discounted_std(terms: Array, starts: Array, gamma: float) -> Array:
         returns[t] = running
     spread: Array = returns.std(axis=(0, 1))
     return spread
-
-
-def _flat(obs: Any, tensor: Any) -> Any:
-    if isinstance(obs, Mapping):
-        return {key: _flat(part, tensor) for key, part in obs.items()}
-    return tensor(obs).flatten(0, 1)
-
-
-@contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

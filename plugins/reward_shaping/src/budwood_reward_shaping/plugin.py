@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from budwood.api import Evaluator, History, ReportSection, RewardCombination, RewardTerm, Run, RunCallback, hookimpl
+from budwood.api import (
+    Contributions,
+    Evaluator,
+    History,
+    PluginError,
+    ReportSection,
+    RewardCombination,
+    RewardTerm,
+    Run,
+    RunCallback,
+    Trainer,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
     from budwood_reward_shaping.shaping import Shaping
@@ -29,6 +41,18 @@ class RewardShaping:
         from budwood_reward_shaping.config import ShapingConfig
 
         return ShapingConfig
+
+    @hookimpl(wrapper=True)
+    def build_trainer(self, run: Run, contributions: Contributions) -> Generator[None, Trainer, Trainer]:
+        from budwood_reward_shaping.shaping import check_advantages
+
+        trainer = yield
+        try:
+            check_advantages(run.section, contributions)
+        except PluginError:
+            trainer.close()
+            raise
+        return trainer
 
     @hookimpl
     def reward_terms(self, run: Run) -> Iterable[RewardTerm]:

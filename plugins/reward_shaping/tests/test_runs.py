@@ -1,0 +1,215 @@
+"""Whole runs of what the search can be made of: off-policy trainers, weights of the state, estimators, retraining."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from budwood.api import PluginError
+from budwood_reward_shaping import demo
+
+pytest.importorskip("budwood_sb3")
+
+OUTER = {"steps": 4, "inner_iterations": 2, "episodes": 2}
+SAC = {"learning_starts": 50, "buffer_size": 2_000, "batch_size": 32, "policy_kwargs": {"net_arch": [16]}}
+
+
+def config(tmp_path: Path, total: int = 1_600, **section):
+    """ReachBudget with outer steps of 400 environment steps."""
+    made = demo.config("tiny", 0, str(tmp_path), total)
+    made["env"] = {"id": "budwood_reward_shaping.reach_budget:ReachBudget", "n_envs": 4}
+    made["trainer"]["args"] |= {"batch_size": 100, "n_epochs": 2}
+    made["plugins"]["reward_shaping"] |= {"outer": OUTER, **section}
+    return {
+        **made,
+        "checkpoint": {"every": None},
+        "tracking": {"enabled": False},
+        "evaluation": {"every": None, "episodes": 0},
+    }
+
+
+def sac(tmp_path: Path, total: int = 800, **section):
+    made = config(tmp_path, total, **section)
+    made["trainer"] = {"kind": "sb3", "algo": "sac", "total_timesteps": total, "args": SAC}
+    return made
+
+
+def logged(result) -> dict[tuple[int, str], float]:
+    numbers = {}
+    for line in Path(result.paths["events"]).read_text().splitlines():
+        event = json.loads(line)
+        if event["kind"] == "metrics":
+            numbers |= {(event["step"], k): v for k, v in event["data"].items() if not k.startswith("time/")}
+    return numbers
+
+
+def series(result, name) -> list[float]:
+    return [value for (_, key), value in sorted(logged(result).items()) if key == f"reward_shaping/{name}"]
+
+
+def parameters(result, algorithm="PPO"):
+    import stable_baselines3
+
+    return getattr(stable_baselines3, algorithm).load(result.paths["native"], device="cpu").policy.state_dict()
+
+
+def same(first, second, algorithm="PPO") -> bool:
+    one, two = parameters(first, algorithm), parameters(second, algorithm)
+    return all(tensor.equal(two[name]) for name, tensor in one.items())
+
+
+NORMALISED = {"n_envs": 4, "normalize": {"obs": True}}
+
+
+@pytest.mark.parametrize(
+    ("section", "env"),
+    [
+        ({"weights": {"param": "simplex", "scale": None, "w_task": 0.0}}, {}),
+        ({"weights": {"param": "state", "w_task": 1.0}, "task_mode": "fraction"}, NORMALISED),
+        ({"outer": {**OUTER, "estimator": "neumann", "precond": "adam"}, "task_mode": "fraction"}, {}),
+        ({"outer": {**OUTER, "estimator": "score", "samples": 2}}, {}),
+        ({"explore": {"variant": "noise"}}, NORMALISED),
+        ({"outer": {**OUTER, "steps": 2, "final_seeds": 2}, "baseline": "sweep"}, {}),
+    ],
+    ids=["simplex", "state", "neumann adam", "score", "noise", "final"],
+)
+def test_resumed_in_the_middle_of_an_outer_step_it_is_the_uninterrupted_one(tmp_path, section, env):
+    from budwood import resume, run
+
+    def made(folder: str, total: int):
+        built = config(tmp_path / folder, total, **section)
+        built["env"] |= env
+        return built
+
+    whole = run(made("whole", 1_600))
+    first = run(made("parts", 1_000))
+    second = resume(first.paths["folder"], ["trainer.total_timesteps=1_600"])
+    assert series(whole, "P")
+    assert logged(second) == logged(whole)
+    assert same(whole, second)
+
+
+def test_weights_of_the_state_follow_the_gradient(tmp_path):
+    """Task mode fraction gives the task reward variance, so there is a gradient from the start."""
+    from budwood import run
+
+    weights = {"param": "state", "scale": None, "w_task": 0.0}
+    made = config(tmp_path, weights=weights, task_mode="fraction", outer={**OUTER, "lr_state": 0.05})
+    made["env"] |= {"normalize": {"obs": True}}
+    result = run(made)
+    stepped, spread = series(result, "stepped"), series(result, "w_spread/speed")
+    assert spread[0] == 0.0
+    if 1.0 in stepped[:-1]:
+        assert spread[stepped.index(1.0) + 1] > 0
+    mean = np.array([series(result, "w/speed"), series(result, "w/effort")])
+    np.testing.assert_allclose(mean.sum(axis=0), 2.0)
+
+
+def test_the_exported_policy_is_that_of_the_best_weights(tmp_path):
+    """Measured again on the search's own environments it does as well as the best trial."""
+    from stable_baselines3 import PPO
+
+    from budwood import run
+    from budwood_reward_shaping.reach_budget import ReachBudget
+
+    marks = [-2.0, -1.0, -0.5, -0.2, 0.2, 0.5, 1.0, 2.0, 1_000.0]  # the last is never met: the search goes on
+    criteria = [{"name": str(x), "source": "x", "stat": "final", "op": ">=", "threshold": x} for x in marks]
+    result = run(config(tmp_path, total=2_000, criteria=criteria, baseline="sweep", outer={**OUTER, "steps": 9}))
+    parts = series(result, "P_soft")
+    assert parts[-1] < max(parts), "keeping the last policy would show"
+    model, env = PPO.load(result.paths["native"], device="cpu"), ReachBudget()
+    obs, _ = env.reset()
+    ended = False
+    while not ended:
+        action, _ = model.predict(obs, deterministic=True)
+        obs, _, ended, _, info = env.step(action)
+    assert np.mean([info["x"] >= x for x in marks]) == pytest.approx(max(parts))
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"baseline": "random", "outer": {**OUTER, "inner_steps": 200}},
+        {"outer": {**OUTER, "inner_steps": 200, "estimator": "score", "samples": 2}},
+    ],
+    ids=["random", "score"],
+)
+def test_a_search_with_an_off_policy_trainer(tmp_path, section):
+    """Weights change, the policy starts afresh, experience stays; and it resumes exactly."""
+    from budwood import resume, run
+
+    whole = run(sac(tmp_path / "whole", **section))
+    assert len(series(whole, "P")) == 4
+    assert len(set(series(whole, "w/speed"))) == 4
+    first = run(sac(tmp_path / "parts", total=500, **section))
+    second = resume(first.paths["folder"], ["trainer.total_timesteps=800"])
+    assert logged(second) == logged(whole)
+    assert same(whole, second, "SAC")
+
+
+def test_old_experience_is_sampled_under_the_weights_as_they_are(tmp_path, monkeypatch):
+    """After a jump, rewards that SAC samples are those of the new weights, for rows written under the old ones too."""
+    import stable_baselines3
+
+    from budwood import run
+
+    seen, algorithm = [], stable_baselines3.SAC
+    original = algorithm.train
+
+    def train(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        buffer = self.replay_buffer
+        rows = np.arange(buffer.pos)
+        rewards = buffer._get_samples(rows).rewards.numpy()
+        seen.append((len(rows), buffer._source.combination.version, rewards.shape))
+        expected = buffer._source.combination(buffer.terms[: buffer.pos].reshape(-1, buffer.terms.shape[-1]), None)
+        np.testing.assert_array_equal(buffer.rewards[: buffer.pos].flatten(), expected.astype(np.float32))
+
+    monkeypatch.setattr(algorithm, "train", train)
+    run(sac(tmp_path, total=500, baseline="random", outer={**OUTER, "inner_steps": 200}))
+    assert seen[-1][0] > 100, "the buffer holds what older weights collected"
+    assert seen[-1][1] == 2
+
+
+ADVANTAGE = """
+from budwood.api import hookimpl
+
+@hookimpl
+def advantage(run):
+    return lambda inputs: inputs.rewards - inputs.values
+"""
+
+
+@pytest.fixture
+def temporal_difference(tmp_path, monkeypatch):
+    """An installed plugin ``td`` that makes its own advantages."""
+    from budwood import plugins
+
+    site = tmp_path / "site"
+    info = site / "budwood_td-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "td_advantage.py").write_text(ADVANTAGE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: budwood-td\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[budwood.plugins]\ntd = td_advantage\n")
+    monkeypatch.syspath_prepend(str(site))
+    plugins._scan.cache_clear()
+    yield
+    plugins._scan.cache_clear()
+
+
+def test_another_plugins_advantage_is_refused_before_training(tmp_path, temporal_difference):
+    from budwood import run
+
+    made = config(tmp_path / "out", total=400)
+    made["plugins"]["td"] = {}
+    with pytest.raises(PluginError) as error:
+        run(made)
+    assert "estimator one_step of reward_shaping differentiates GAE" in str(error.value)
+    assert "made by td (budwood-td 1.0)" in str(error.value)
+    assert error.value.who.startswith("budwood-reward-shaping ")
+    assert not list((tmp_path / "out").glob("tiny*")), "nothing was started"
+    made["plugins"]["reward_shaping"]["baseline"] = "random"
+    assert run(made).status == "finished"
