@@ -87,7 +87,8 @@ def test_performance_is_marked_by_decision_beside_the_first_weights():
     assert points(shown, "weights kept") == [(300, 1.0)]
     assert points(shown, "equal weights, tried first") == [(0, 0.0), (300, 0.0)]
     assert points(figures["Hypergradient"], "then a gradient step") == [(100, 0.2)]
-    decisions = [series.label for series in shown.series][:3]
+    decisions = ["then a jump", "then a gradient step", "weights kept"]
+    assert [series.label for series in shown.series][:3] == decisions
     assert [series.label for series in figures["Hypergradient"].series] == decisions
     assert section.text == (
         "3 weight vectors were trained under and evaluated, with 1 jumps and 1 gradient steps. P reached 0.9 in outer step "
@@ -132,6 +133,26 @@ def test_no_gradient_no_figure_of_it():
     section, figures = drawn(shaping(), history(TWO, grad_norm=[0.0] * 3))
     assert "Hypergradient" not in figures
     assert section.text[-1] == "No rollout had a hypergradient: the task's reward did not vary within any of them."
+
+
+def test_probes_and_noise_are_neither_kept_nor_stepped():
+    section, figures = drawn(shaping(), history(TWO, stepped=[0.0] * 3, explored=[0.0] * 3, noise=[0.0, 0.25, 0.0]))
+    assert points(figures["Task performance P"], "then other weights") == [(100, 0.0), (200, 0.5)]
+    assert [row["then"] for row in section.table] == ["other weights", "other weights, noise 0.25", "weights kept"]
+
+
+def test_policies_trained_afresh_are_told():
+    logged = history(TWO)
+    for key, value in {"P_1": 1.0, "P_2": 0.5, "P": 0.75, "P_low": 0.5, "P_high": 1.0}.items():
+        logged[f"reward_shaping/final/{key}"] = ([400], [value])
+    expected = "2 policies trained afresh under the best weights had P = 0.75, 95 % interval 0.50 to 1.00."
+    assert drawn(shaping(), logged)[0].text[-1] == expected
+
+
+def test_weights_of_the_state_show_their_spread():
+    _, figures = drawn(shaping(), history(TWO, **{"w_spread/speed": [0.0, 0.1, 0.2], "w_spread/effort": [0.0] * 3}))
+    assert points(figures["Spread of the weights"], "speed") == [(0, 0.0), (100, 0.1), (200, 0.2), (300, 0.2)]
+    assert "What each term adds" not in figures
 
 
 @pytest.mark.parametrize("baseline", BASELINES)

@@ -36,7 +36,7 @@ def sections(config: ShapingConfig, history: History) -> list[ReportSection]:
         return [ReportSection("Reward shaping", (_fixed_summary(config, shown),), figures)]
     figures = [_performance(config, shown), _criteria(shown)]
     if _weighed(config, shown):
-        figures += [_weights(config, shown), *_tried(config, shown)]
+        figures += [_weights(config, shown), *_spread(config, shown), *_tried(config, shown)]
     figures += [*_gradient(shown), *_terms(config, shown, history)]
     return [ReportSection("Reward shaping", _summary(config, shown), figures, _table(config, shown))]
 
@@ -71,13 +71,30 @@ def _fixed_performance(shown: History) -> Figure:
     return Figure("Task performance", STEPS, "part of episodes", series)
 
 
+JUMP, STEP, OTHER, KEPT = "then a jump", "then a gradient step", "then other weights", "weights kept"
+
+
+def _decisions(shown: History) -> list[str]:
+    """What followed each evaluation; other weights are those of the next probe, or of noise without a gradient."""
+    weights = list(zip(*(values for key, (_, values) in shown.items() if key.startswith("w/")), strict=True))
+    made = []
+    for i in range(len(shown["P"][1])):
+        if shown["explored"][1][i]:
+            made.append(JUMP)
+        elif shown["stepped"][1][i]:
+            made.append(STEP)
+        else:
+            made.append(KEPT if weights[i + 1 : i + 2] in ([], weights[i : i + 1]) else OTHER)
+    return made
+
+
 def _by_decision(shown: History, steps: Sequence[int], values: Sequence[float]) -> list[Series]:
-    """Always the same three, so that a decision has the same colour in every figure."""
-    flags = list(zip(shown["explored"][1], shown["stepped"][1], strict=True))
-    kinds = {"then a jump": (1, 0), "then a gradient step": (0, 1), "weights kept": (0, 0)}
-    chosen = {label: [i for i, flag in enumerate(flags) if flag == kind] for label, kind in kinds.items()}
+    """Always in one order, so that a decision has the same colour in every figure."""
+    made = _decisions(shown)
+    kinds = [kind for kind in (JUMP, STEP, KEPT, OTHER) if kind != OTHER or OTHER in made]
+    rows = {kind: [i for i, decision in enumerate(made) if decision == kind] for kind in kinds}
     return [
-        Series(label, [steps[i] for i in rows], [values[i] for i in rows], "points") for label, rows in chosen.items()
+        Series(kind, [steps[i] for i in chosen], [values[i] for i in chosen], "points") for kind, chosen in rows.items()
     ]
 
 
@@ -105,6 +122,14 @@ def _fixed_criteria(shown: History) -> Figure:
 def _weights(config: ShapingConfig, shown: History) -> Figure:
     series = [_levels(name, shown[f"w/{name}"]) for name in config.names]
     return Figure("Weights", STEPS, "weight", series, y_log=True)
+
+
+def _spread(config: ShapingConfig, shown: History) -> list[Figure]:
+    """How far weights that depend on the state differ between states."""
+    if f"w_spread/{config.names[0]}" not in shown:
+        return []
+    series = [_levels(name, shown[f"w_spread/{name}"]) for name in config.names]
+    return [Figure("Spread of the weights", STEPS, "standard deviation over states", series)]
 
 
 def _tried(config: ShapingConfig, shown: History) -> list[Figure]:
@@ -154,8 +179,11 @@ def _terms(config: ShapingConfig, shown: History, history: History) -> list[Figu
     if config.weights.w_task > 0 and task in history:
         steps, values = history[task]
         added.append(Series(TASK, steps, [config.weights.w_task * value for value in values]))
+    unweighted = Figure("Terms", STEPS, "mean a step, unweighted", raw)
+    if any(key.startswith("w_spread/") for key in shown):
+        return [unweighted]  # weights that vary with the state do not multiply means
     return [
-        Figure("Terms", STEPS, "mean a step, unweighted", raw),
+        unweighted,
         Figure("What each term adds", STEPS, "reward a step, weighted", added),
     ]
 
@@ -190,7 +218,7 @@ def _scale(config: ShapingConfig, shown: History, name: str) -> float:
 def _table(config: ShapingConfig, shown: History) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     names = [name for name in config.names if f"w/{name}" in shown]
-    for i, step in enumerate(shown["P"][0]):
+    for i, (step, decision) in enumerate(zip(shown["P"][0], _decisions(shown), strict=True)):
         weights = {name: f"{shown[f'w/{name}'][1][i]:.3g}" for name in names}
         rows.append(
             {
@@ -199,16 +227,18 @@ def _table(config: ShapingConfig, shown: History) -> list[dict[str, object]]:
                 **weights,
                 "P": f"{shown['P'][1][i]:.2f}\u00a0±\u00a0{shown['P_se'][1][i]:.2f}",
                 "rollouts without a gradient": int(shown["zero_grad"][1][i]),
-                "then": _decision(shown, i),
+                "then": _decision(shown, i, decision),
             }
         )
     return rows
 
 
-def _decision(shown: History, i: int) -> str:
-    if shown["explored"][1][i]:
-        return f"jump, novelty {shown['novelty'][1][i]:.2g}"
-    return "gradient step" if shown["stepped"][1][i] else "weights kept"
+def _decision(shown: History, i: int, decision: str) -> str:
+    said = decision.removeprefix("then ").removeprefix("a ")
+    if decision == JUMP:
+        said += f", novelty {shown['novelty'][1][i]:.2g}"
+    noise = shown["noise"][1][i] if "noise" in shown else 0.0
+    return f"{said}, noise {noise:.2g}" if noise else said
 
 
 def _start(config: ShapingConfig) -> str:
@@ -237,9 +267,21 @@ def _summary(config: ShapingConfig, shown: History) -> tuple[str, ...]:
     ]
     if not any(shown["grad_norm"][1]) and any(shown["zero_grad"][1]):
         said.append("No rollout had a hypergradient: the task's reward did not vary within any of them.")
+    if "final/P" in shown:
+        said.append(_afresh(shown))
     if config.baseline:
         said.insert(0, f"This run is the baseline {config.baseline}: {BASELINES[config.baseline]}.")
     return tuple(said)
+
+
+def _afresh(shown: History) -> str:
+    """What the best of several noisy evaluations cannot say: how good policies under those weights are."""
+    count = sum(key.startswith("final/P_") and key[8:].isdigit() for key in shown)
+    said = f"{count} policies trained afresh under the best weights had P = {shown['final/P'][1][-1]:.2f}"
+    if "final/P_low" not in shown:
+        return f"{said}."
+    low, high = (shown[f"final/P_{end}"][1][-1] for end in ("low", "high"))
+    return f"{said}, 95 % interval {low:.2f} to {high:.2f}."
 
 
 def _with_weights(config: ShapingConfig, shown: History, i: int) -> str:
