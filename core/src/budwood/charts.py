@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from budwood.api import Array, Figure
+from budwood.page import LIGHT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,9 +73,9 @@ class Charts:
                 )
                 axes.plot(steps, means, color=SERIES[0], label="evaluation", marker="o", markersize=3.5)
             axes.set(xlabel="environment steps", ylabel="return")
-            _count_in_thousands(axes)
+            count_in_thousands(axes)
 
-        return self._svg(draw, (8.6, 3.4))
+        return self.place(document(draw, (8.6, 3.4)))
 
     def figure(self, figure: Figure) -> str:
         """A plugin's figure.
@@ -101,30 +102,44 @@ class Charts:
                 axes.set_xscale("log")
                 _plain_numbers(axes.xaxis)
             elif max((max(series.x, default=0) for series in figure.series), default=0) >= 10_000:
-                _count_in_thousands(axes)
+                count_in_thousands(axes)
 
-        return self._svg(draw, (6.2, 3.2))
+        return self.place(document(draw, (6.2, 3.2)))
 
-    def _svg(self, draw: Any, size: tuple[float, float]) -> str:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure as Canvas
-
-        with mpl.rc_context():
-            mpl.rcdefaults()
-            mpl.rcParams.update(STYLE)
-            canvas = Canvas(figsize=size)
-            axes = canvas.add_subplot()
-            draw(axes)
-            if len(axes.get_legend_handles_labels()[0]) > 1:
-                axes.legend()
-            buffer = io.StringIO()
-            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-            canvas.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    def place(self, document: str) -> str:
+        """What :func:`document` drew, as an element of the page."""
         self._count += 1
-        return _inline(buffer.getvalue(), f"c{self._count}-")
+        return _inline(document, f"c{self._count}-")
 
 
-def _count_in_thousands(axes: Axes) -> None:
+def standalone(document: str) -> str:
+    """What :func:`document` drew, as a file of its own in the colours of the light page."""
+    for mark, variable in VARIABLES.items():
+        document = document.replace(mark, LIGHT["ink" if mark == INK else variable[6:-1]])
+    head, opening, rest = document.partition("<defs>")
+    return f'{head}<rect width="100%" height="100%" fill="{LIGHT["card"]}"/>{opening}{rest}'
+
+
+def document(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
+    """An SVG document of what ``draw`` puts on the axes, in colours that stand for others; ``size`` in inches."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure as Canvas
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        canvas = Canvas(figsize=size)
+        axes = canvas.add_subplot()
+        draw(axes)
+        if len(axes.get_legend_handles_labels()[0]) > 1:
+            axes.legend()
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        canvas.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    return buffer.getvalue()
+
+
+def count_in_thousands(axes: Axes) -> None:
     from matplotlib.ticker import EngFormatter
 
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
