@@ -56,6 +56,17 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 @pytest.fixture
+def toy(site: Site, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``trainer: {kind: toy}`` of ``toy.py``, here and in the processes that are started; the folder of its module."""
+    source = Path(__file__).with_name("toy.py").read_text()
+    site.add("budwood-toy", "1.0", {"toy": "toy_adapter:Adapter"}, {"toy_adapter": source})
+    monkeypatch.setenv("PYTHONPATH", str(site.folder))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return site.folder
+
+
+@pytest.fixture
 def in_memory() -> Callable[..., Active]:
     """(name, instance, version) -> the plugin as if it came from ``budwood-<name>``."""
 

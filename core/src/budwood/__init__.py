@@ -9,10 +9,18 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from budwood.grafting import graft
     from budwood.runs import Result, resume, run
+    from budwood.studies import StudyResult, study
 
-__all__ = ["Result", "__version__", "graft", "resume", "run"]
+__all__ = ["Result", "StudyResult", "__version__", "graft", "resume", "run", "study"]
 
-_HOMES = {"graft": "budwood.grafting", "run": "budwood.runs", "resume": "budwood.runs", "Result": "budwood.runs"}
+_HOMES = {
+    "graft": "budwood.grafting",
+    "run": "budwood.runs",
+    "resume": "budwood.runs",
+    "Result": "budwood.runs",
+    "study": "budwood.studies",
+    "StudyResult": "budwood.studies",
+}
 
 
 def __getattr__(name: str) -> Any:

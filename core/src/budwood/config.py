@@ -182,20 +182,20 @@ def resolve_sections(sections: Mapping[str, Any], activation: Activation) -> dic
 
 def digest(data: Mapping[str, Any]) -> str:
     """sha256 of what must not change on resume; secrets do not count, the order of plugins does."""
-    text = json.dumps(_fixed(data), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_fixed(data, MAY_CHANGE), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The dotted keys that differ between two resolved configurations and may not differ on resume."""
-    before, after = ({key: json.dumps(value) for key, value in _fixed(data).items()} for data in (old, new))
+def differing(old: Mapping[str, Any], new: Mapping[str, Any], may_change: Sequence[str] = MAY_CHANGE) -> list[str]:
+    """The dotted keys that differ between two resolved configurations, apart from those that may; default: on resume."""
+    before, after = ({key: json.dumps(value) for key, value in _fixed(data, may_change).items()} for data in (old, new))
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return [key for key in changed if not any(other.startswith(f"{key}.") for other in changed)]
 
 
-def _fixed(data: Mapping[str, Any]) -> dict[str, Any]:
+def _fixed(data: Mapping[str, Any], may_change: Sequence[str]) -> dict[str, Any]:
     flat = _flat(redact(data), "")
-    kept = {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{may}.") for may in MAY_CHANGE)}
+    kept = {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{may}.") for may in may_change)}
     return {**kept, "the order of plugins": list(data.get("plugins") or ())}
 
 

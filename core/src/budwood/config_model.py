@@ -12,7 +12,7 @@ from budwood.folder import default_output
 from budwood.plugins import Activation, Active
 
 
-def _named(value: str) -> str:
+def named(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
         raise ValueError("a name starts with a letter or digit and goes on with letters, digits, '.', '_' and '-'")
     return value
@@ -58,7 +58,7 @@ class TrackingConfig(Config):
 class RunConfig(Config):
     """Configuration of one run. An adapter says what goes under trainer and env, each plugin what goes under its name."""
 
-    name: Annotated[str, AfterValidator(_named)] = Field(default="run", description="default: the name of the file")
+    name: Annotated[str, AfterValidator(named)] = Field(default="run", description="default: the name of the file")
     seed: int = Field(default=0, ge=0, lt=2**32)
     trainer: Any = Field(description="kind: the name of an installed adapter; the rest is that adapter's")
     env: Any = None

@@ -33,25 +33,40 @@ def run(
     """
     loaded = config.load(source, [*overrides, *config.keyword_overrides(keywords)])
     output = prepare_output(default_output(loaded.data))
-    loaded = _with_source(loaded, output)
+    loaded = with_source(loaded, output)
     folder = new_folder(output, str(loaded.data.get("name", "run")), loaded.data.get("seed", 0))
-    planned = plan(loaded, folder.folder)
-    with _built(planned) as trainer:
-        notes = _warmed(trainer, planned)
-        folder.create()
-        return train(folder, planned, trainer, None, notes, progress or silent())
+    return _begin(folder, loaded, progress or silent())
 
 
 def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress | None = None) -> Result:
     """Continue a run from its newest intact checkpoint; a finished run needs more ``trainer.total_timesteps``."""
     folder = find_run(reference)
-    planned = plan(config.load(folder.config_file, overrides), folder.folder)
+    return _go_on(folder, config.load(folder.config_file, overrides), progress or silent())
+
+
+def take_up(folder: RunFolder, loaded: config.Loaded, progress: Progress) -> Result:
+    """Train the run of ``folder``, a cell of a study: from its newest intact checkpoint, or from the beginning."""
+    if folder.config_file.exists():
+        return _go_on(folder, loaded, progress)
+    return _begin(folder, loaded, progress)
+
+
+def _begin(folder: RunFolder, loaded: config.Loaded, progress: Progress) -> Result:
+    planned = plan(loaded, folder.folder)
+    with _built(planned) as trainer:
+        notes = _warmed(trainer, planned)
+        folder.create(again=folder.study is not None)
+        return train(folder, planned, trainer, None, notes, progress)
+
+
+def _go_on(folder: RunFolder, loaded: config.Loaded, progress: Progress) -> Result:
+    planned = plan(loaded, folder.folder)
     found = Checkpoints(folder.checkpoints, 1).latest()
     if found is None:
         _check_origin(planned, config.load(folder.config_file).data, folder.config_file)
         with _built(planned) as trainer:
             notes = ["no checkpoint yet: starting from the beginning", *_warmed(trainer, planned)]
-            return train(folder, planned, trainer, None, notes, progress or silent())
+            return train(folder, planned, trainer, None, notes, progress)
     path, damaged = found
     state, meta = Checkpoints(folder.checkpoints, 1).load(path)
     _check_origin(planned, meta["config"], path)
@@ -64,10 +79,10 @@ def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress 
             *machine.version_changes(meta["versions"]),
             *trainer.load_state_dict(state["trainer"]),
         ]
-        return train(folder, planned, trainer, (state, meta), notes, progress or silent())
+        return train(folder, planned, trainer, (state, meta), notes, progress)
 
 
-def _with_source(loaded: config.Loaded, output: Path) -> config.Loaded:
+def with_source(loaded: config.Loaded, output: Path) -> config.Loaded:
     """``init_from`` as the folder of the run that is meant now: ``last`` will be another one tomorrow."""
     reference = loaded.data.get("init_from")
     if not isinstance(reference, str):
@@ -166,7 +181,7 @@ def _newest(folder: RunFolder) -> tuple[StateTree, Path, list[str]]:
 
 
 def _check_origin(planned: Plan, trained_with: Mapping[str, Any], path: Path) -> None:
-    if changed := _changed(planned, trained_with):
+    if changed := changes(planned, trained_with):
         raise CheckpointError(
             f"this checkpoint comes from another configuration: {', '.join(changed)} changed",
             where=str(path),
@@ -174,11 +189,14 @@ def _check_origin(planned: Plan, trained_with: Mapping[str, Any], path: Path) ->
         )
 
 
-def _changed(planned: Plan, trained_with: Mapping[str, Any]) -> list[str]:
-    """``trained_with`` is resolved anew, so that a key this version adds counts with its default."""
+def changes(planned: Plan, trained_with: Mapping[str, Any], may_change: Sequence[str] = config.MAY_CHANGE) -> list[str]:
+    """The dotted keys in which a plan differs from what was trained with, apart from those that may change.
+
+    ``trained_with`` is resolved anew, so that a key this version adds counts with its default.
+    """
     if trained_with["trainer"]["kind"] != planned.data["trainer"]["kind"]:
         return ["trainer.kind"]
     if list(trained_with["plugins"]) != list(planned.data["plugins"]):
         return ["plugins"]
     before = config.resolve(config.load(trained_with), planned.activation, recorded=True).data
-    return config.differing(before, planned.data)
+    return config.differing(before, planned.data, may_change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ OUTPUT = click.option(
 @OUTPUT
 @click.option("--sync", is_flag=True, help="Send to the tracker what it missed while it was away.")
 def runs(output: Path | None, sync: bool) -> Answer:
-    """Runs of the output folder, oldest first.
+    """Runs of the output folder, oldest first; a study is one line, and its runs are named in its folder.
 
     \b
       budwood runs
@@ -37,11 +38,30 @@ def runs(output: Path | None, sync: bool) -> Answer:
     found = list_runs(folder)
     if not found:
         say(f"no runs under {folder}")
-    rows = [_row(run) for run in found]
+    grids: dict[Path, list[RunFolder]] = {}
+    for run in found:
+        if run.study:
+            grids.setdefault(run.study, []).append(run)
+    rows = [_row(run) for run in found if not run.study] + [_study_row(*grid) for grid in grids.items()]
     if rows:
         shown = [{**row, "steps": f"{row['steps']:,}", "return": _number(row["return"])} for row in rows]
         table(shown, ["name", "status", "steps", "return", "started", "id"])
     return Answer(rows, _sync(folder) if sync else 0)
+
+
+def _study_row(folder: Path, runs: list[RunFolder]) -> dict[str, Any]:
+    from budwood.folder import STUDY
+
+    said = json.loads((folder / STUDY).read_text())
+    done = sum(run.status["status"] in ("finished", "stopped") for run in runs)
+    return {
+        "name": said["name"],
+        "status": f"study, {done} of {said['cells']} runs finished",
+        "steps": sum(run.status.get("steps", 0) for run in runs),
+        "return": None,
+        "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(said["started"])),
+        "id": folder.name,
+    }
 
 
 def _row(run: RunFolder) -> dict[str, Any]:

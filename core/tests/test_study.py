@@ -1,0 +1,335 @@
+"""A study from end to end: run, stopped in every way, continued, changed, and never running a finished run twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import budwood
+from budwood import studies, study_page, tracking
+from budwood.api import BudwoodError, ConfigError
+from budwood.checkpoint import Checkpoints
+from budwood.cli import main
+from budwood.folder import LOCK, list_runs
+from budwood.yaml_io import dump
+
+pytestmark = pytest.mark.usefixtures("toy")
+
+STUDY: dict[str, Any] = {
+    "name": "grid",
+    "base": {
+        "trainer": {"kind": "toy"},
+        "evaluation": {"every": 20, "episodes": 2},
+        "checkpoint": {"every": 20},
+        "tracking": {"enabled": False},
+    },
+    "seeds": 2,
+    "budget": 90,
+    "processes": 2,
+    "variants": {"plain": None, "fast": {"trainer.rate": 0.3}},
+    "metrics": {
+        "return": {"metric": "eval/return_mean", "of": "eval/env_steps"},
+        "steps to 1": {"metric": "toy/policy", "reaches": 1.0, "of": "toy/env_steps"},
+    },
+}
+
+
+@pytest.fixture
+def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BUDWOOD_OUTPUT", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def file(output: Path) -> Path:
+    path = output.with_name("grid.yaml")
+    path.write_text(dump(STUDY))
+    return path
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these runs."""
+    monkeypatch.setattr(study_page, "drawings", lambda *_: [])
+
+
+def altered(file: Path, **changes: Any) -> Path:
+    file.write_text(dump({**STUDY, **changes}))
+    return file
+
+
+def sittings(output: Path) -> dict[str, int]:
+    """run id -> how often it was trained at: a ``run`` line of its journal each time."""
+    return {run.run_id: (run.folder / "events.jsonl").read_text().count('"kind":"run"') for run in list_runs(output)}
+
+
+def numbers(result: Mapping[str, Any] | studies.StudyResult) -> list[tuple[Any, ...]]:
+    """The rows of a study without processor times, to be compared exactly."""
+    cells = result["cells"] if isinstance(result, Mapping) else result.cells
+    return [tuple(repr(value) for key, value in row.items() if key != "cpu_minutes") for row in cells]
+
+
+def command(*words: str | Path, **more: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "budwood", "study", *map(str, words), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+# ---- run and run again -------------------------------------------------------------------------------------------------
+
+
+def test_a_study_runs_and_running_it_again_runs_nothing(file: Path, output: Path) -> None:
+    first = budwood.study(file)
+    assert (first.status, first.failed) == ("finished", {})
+    assert [(row["variant"], row["seed"]) for row in first.cells] == [
+        ("plain", 0), ("fast", 0), ("plain", 1), ("fast", 1),
+    ]  # fmt: skip
+    assert all(row["status"] == "finished" and row["cpu_minutes"] > 0 for row in first.cells)
+    assert all(90 <= row["env_steps"] < 105 for row in first.cells), "ten steps a boundary, two an evaluation"
+    assert {row["steps to 1 censored"] for row in first.cells} == {True, False}
+    assert [row["probability"] for row in first.pairs] == [1.0, 1.0], "fast is better and sooner"
+
+    folder = Path(first.paths["folder"])
+    assert folder == output.resolve() / "grid"
+    with (folder / "study.csv").open() as table:
+        read = list(csv.DictReader(table))
+    assert [float(row["return"]) for row in read] == [row["return"] for row in first.cells]
+    assert len((folder / "summary.csv").read_text().splitlines()) == 1 + 2 * 2
+    page = (folder / "study.html").read_text()
+    assert page.count("<svg") >= 3
+    assert "trainer.rate" in page, "what the variants differ in"
+    assert all((folder / f"{name}.svg").read_text().startswith("<?xml") for name in ("curves", "intervals", "profile"))
+
+    again = budwood.study(file)
+    assert numbers(again) == numbers(first)
+    assert set(sittings(output).values()) == {1}
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_runs_of_a_study_are_runs_like_others(file: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    budwood.study(file, seeds=1)
+    capsys.readouterr()
+    assert main(["eval", "grid-fast-s0", "--episodes", "3", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["returns"]) == 3
+    assert main(["runs", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["name"], row["status"]) == ("grid", "study, 2 of 2 runs finished")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_seeds_and_variants_are_added_and_taken_away(file: Path, output: Path) -> None:
+    budwood.study(file, seeds=1, only=["plain"])
+    assert set(sittings(output)) == {"grid-plain-s0"}
+    result = budwood.study(altered(file, variants={"plain": None, "slow": {"trainer.rate": 0.05}}), seeds=[0, 7])
+    assert (result.status, len(result.cells)) == ("finished", 4)
+    assert set(sittings(output).values()) == {1}
+    fewer = budwood.study(altered(file, variants={"slow": {"trainer.rate": 0.05}}), seeds=[7])
+    assert [row["run"] for row in fewer.cells] == ["grid-slow-s7"]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_metrics_and_figures_may_change_and_what_was_trained_may_not(file: Path, output: Path) -> None:
+    budwood.study(file, seeds=1)
+    metrics = {"policy": {"metric": "toy/policy", "take": "best"}}
+    assert set(budwood.study(altered(file, metrics=metrics, pairs=[]), seeds=1).cells[0]) >= {"policy"}
+
+    changed = {**STUDY["variants"], "fast": {"trainer.rate": 0.4}}
+    with pytest.raises(ConfigError) as caught:
+        budwood.study(altered(file, variants=changed), seeds=1)
+    assert caught.value.problems == ("variant fast (1 run): trainer.rate",)
+    with pytest.raises(ConfigError, match="no longer describes") as caught:
+        budwood.study(altered(file), seeds=1, budget=60)
+    assert caught.value.problems == ("variant plain (1 run): budget", "variant fast (1 run): budget")
+    tables = budwood.study(altered(file, variants=changed), seeds=1, tables_only=True)
+    assert tables.status == "finished"
+    assert set(sittings(output).values()) == {1}
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_misspelt_metric_is_told_and_costs_no_run(file: Path) -> None:
+    metrics = {"return": {"metric": "eval/retrun_mean"}}
+    result = budwood.study(altered(file, metrics=metrics, variants={"plain": None}), seeds=1)
+    assert result.notes == ["no run logged 'eval/retrun_mean' (did you mean 'eval/return_mean'?)"]
+    assert [row["n"] for row in result.summary] == [0]
+
+
+# ---- failures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_failed_run_is_reported_stops_no_other_and_is_tried_again(
+    file: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    altered(file, variants={"bad": {"trainer.fails": True}, "plain": None})
+    assert main(["study", str(file), "seeds=1", "--json"]) == 1
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert answer["status"] == "failed"
+    assert list(answer["failed"]) == ["grid-bad-s0"]
+    assert "this one fails" in answer["failed"]["grid-bad-s0"]
+    assert "grid-bad-s0 failed: this one fails" in said.err
+    assert {row["variant"]: row["status"] for row in answer["cells"]} == {"bad": "failed", "plain": "finished"}
+    assert main(["study", str(file), "seeds=1", "--json"]) == 1
+    assert sittings(output) == {"grid-bad-s0": 2, "grid-plain-s0": 1}
+
+
+def test_what_fails_before_training_is_told_of_every_variant_at_once(file: Path, output: Path) -> None:
+    wrong = {"one": {"trainer.rat": 0.1}, "two": {"trainer.rate": "fast", "plugins.nobody": {}}, "plain": None}
+    with pytest.raises(ConfigError) as caught:
+        budwood.study(altered(file, variants=wrong))
+    assert [problem.split(": ")[0] for problem in caught.value.problems] == ["variant one", "variant two"]
+    assert "did you mean 'rate'?" in caught.value.problems[0]
+    assert not output.exists()
+
+
+# ---- stopped and continued ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(file: Path, tmp_path: Path) -> Iterator[Path]:
+    """The FIFO that every run of seed 0 waits at after 50 steps; ``grid.yaml`` says so."""
+    fifo = tmp_path / "hold"
+    os.mkfifo(fifo)
+    base = {**STUDY["base"], "trainer": {"kind": "toy", "hold": str(fifo)}}
+    altered(file, base=base, variants={"plain": None})
+    return fifo
+
+
+def reader_waits(fifo: Path) -> int:
+    """Block until a run has got to the FIFO; a descriptor whose closing lets it go on."""
+    return os.open(fifo, os.O_WRONLY)
+
+
+def wait_for(text: str, log: Path) -> None:
+    """Until a process has written that it heard the signal."""
+    give_up = time.monotonic() + 60
+    while text not in log.read_text():
+        assert time.monotonic() < give_up, log.read_text()
+        os.sched_yield()
+
+
+def test_killed_in_the_middle_it_continues_bit_for_bit(held: Path, file: Path, output: Path, tmp_path: Path) -> None:
+    study = command(file, "seeds=1")
+    at_step_50 = reader_waits(held)
+    study.kill()
+    study.communicate()
+    (run,) = list_runs(output)
+    wait_for("stopping after this update", run.folder / "log.txt")
+    assert run.status["status"] == "running", "it finishes its update first, with nobody to tell"
+    again = command(file, "seeds=1")
+    os.close(at_step_50)
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert sittings(output) == {"grid-plain-s0": 2}
+
+    reference = command(file, f"output={tmp_path / 'whole'}", "seeds=1")
+    os.close(reader_waits(held))
+    assert numbers(json.loads(out)) == numbers(json.loads(reference.communicate(timeout=120)[0]))
+
+
+def test_ctrl_c_checkpoints_and_the_same_command_goes_on(held: Path, file: Path, output: Path) -> None:
+    study = command(file, "seeds=1")
+    at_step_50 = reader_waits(held)
+    study.send_signal(signal.SIGINT)
+    (run,) = list_runs(output)
+    wait_for("stopping after this update", run.folder / "log.txt")
+    os.close(at_step_50)
+    out, err = study.communicate(timeout=120)
+    assert study.returncode == 130
+    assert "stopping: every run ends its update" in err
+    assert [row["status"] for row in json.loads(out)["cells"]] == ["interrupted"]
+    assert Checkpoints(run.checkpoints, 1).latest() is not None
+    assert budwood.study(file, seeds=1).status == "finished"
+    assert sittings(output) == {"grid-plain-s0": 2}
+
+
+def test_a_run_whose_process_is_killed_fails_and_is_taken_up_again(held: Path, file: Path, output: Path) -> None:
+    study = command(file, "seeds=1")
+    at_step_50 = reader_waits(held)
+    (run,) = list_runs(output)
+    os.kill(run.status["pid"], signal.SIGKILL)
+    out, _ = study.communicate(timeout=120)
+    os.close(at_step_50)
+    assert study.returncode == 1
+    assert json.loads(out)["failed"] == {"grid-plain-s0": "its process was killed by SIGKILL"}
+    again = command(file, "seeds=1")
+    os.close(reader_waits(held))
+    again.communicate(timeout=120)
+    assert again.returncode == 0
+    assert "continuing from step_" in (run.folder / "log.txt").read_text()
+
+
+def test_two_at_once_are_refused(file: Path, output: Path) -> None:
+    folder = output / "grid"
+    folder.mkdir(parents=True)
+    with tracking.exclusive(folder / LOCK, wait=True), pytest.raises(BudwoodError, match="another process is at work"):
+        budwood.study(file)
+    assert list_runs(output) == []
+
+
+# ---- before and beside -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_dry_run_lists_what_is_there_and_what_is_to_come(
+    file: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", str(file), "--dry-run", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert not output.exists()
+    assert (answer["left"], answer["steps"]) == (4, 4 * 90)
+    budwood.study(file, seeds=1, only=["fast"])
+    assert main(["study", str(file), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[:3] for line in out.splitlines()[1:5]] == [
+        ["plain", "0", "new"], ["fast", "0", "finished"], ["plain", "1", "new"], ["fast", "1", "new"],
+    ]  # fmt: skip
+    assert "3 of 4 runs to go, at most 270 training steps" in out
+
+
+def test_the_command_shows_tables_and_copies_them(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", str(file), "seeds=1", "--export", str(tmp_path / "docs")]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("finished  grid\n")
+    assert "probability" in said.out
+    assert "fast than plain" in said.out
+    assert "runs: 0 done" in said.err or "grid-plain-s0 finished: return" in said.err
+    assert {path.name for path in (tmp_path / "docs").iterdir()} == {
+        "study.csv", "summary.csv", "pairs.csv", "curves.svg", "intervals.svg", "profile.svg",
+    }  # fmt: skip
+    assert main(["study", str(file), "--only", "slow"]) == 2
+    assert "there is no variant 'slow'" in capsys.readouterr().err
+    assert main(["study", str(file), "name=other", "--tables-only"]) == 2
+    assert "no run of this study is finished" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_cell_says_what_it_cannot_do(file: Path, output: Path) -> None:
+    """Told on its output and in its log; a file that is no YAML any more damages one run only."""
+    budwood.study(file, seeds=1)
+    run = list_runs(output)[0]
+    newest = Checkpoints(run.checkpoints, 1).latest()
+    assert newest is not None
+    for checkpoint in run.checkpoints.iterdir():
+        (checkpoint / "state.json").write_text("{")
+    run.write_status(status="interrupted")
+    result = budwood.study(file, seeds=1)
+    assert list(result.failed) == [run.run_id]
+    assert "every checkpoint is damaged" in result.failed[run.run_id]
