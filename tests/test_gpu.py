@@ -66,3 +66,35 @@ def test_a_run_trains_on_the_gpu_and_resumes_there(algo: str, tmp_path: Path) ->
     state = Checkpoints(run.checkpoints, 3).load(found[0])[0]
     devices = {tensor.device.type for tensor in state["trainer"]["parameters"]["policy"].values()}
     assert devices == {"cpu"}, "a checkpoint can be read where there is no GPU"
+
+
+def test_the_hypergradient_is_that_of_the_cpu() -> None:
+    import numpy as np
+    from stable_baselines3 import PPO
+
+    from budwood.api import Rollout
+    from budwood_reward_shaping.hypergrad import reward_adjoint
+    from budwood_reward_shaping.policy_steps import PolicySteps
+    from budwood_sb3.bridge import LogProb
+
+    model = PPO("MlpPolicy", "Pendulum-v1", seed=0, n_steps=64, batch_size=32, n_epochs=2, device="cpu").learn(64)
+    rng, steps, n = np.random.default_rng(0), 48, 4
+    starts = (rng.random((steps, n)) < 0.15).astype(np.float32)
+    starts[0] = 1
+
+    def adjoint(device: str, order: int) -> Any:
+        draw = np.random.default_rng(1)
+        obs = draw.normal(size=(steps, n, 3)).astype(np.float32)
+        rollout = Rollout(
+            obs=obs, actions=draw.normal(size=(steps, n, 1)).astype(np.float32),
+            terms=(draw.random((steps, n, 2)) < 0.3).astype(np.float64), columns=(), rewards=np.zeros((steps, n)),
+            values=np.zeros((steps, n)), advantages=draw.normal(size=(steps, n)), episode_starts=starts,
+            last_dones=np.ones(n, dtype=bool), gamma=0.97, gae_lambda=0.9, log_prob=LogProb(model.policy.to(device)),
+            after_transforms=lambda: None, raw_obs=obs, optimizer=model.policy.optimizer,
+        )  # fmt: skip
+        return reward_adjoint(rollout, 0, PolicySteps(alpha=0.05, order=order))
+
+    for order in (0, 3):
+        one, other = adjoint("cpu", order), adjoint("cuda", order)
+        assert np.abs(one).max() > 0
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4 * float(np.abs(one).max()))
