@@ -9,6 +9,7 @@ import pytest
 
 from budwood_reward_shaping.config import ExploreConfig, OuterConfig
 from budwood_reward_shaping.outer import OuterLoop
+from budwood_reward_shaping.policy_steps import neumann_sum
 from budwood_reward_shaping.weights import StaticWeights
 
 # ---- O1: the outer gradient of a linear-quadratic problem -----------------------------------------------------------
@@ -39,8 +40,7 @@ class Quadratic:
         if order is None:
             return np.linalg.solve(hessian, error)
         eta = 1.0 / np.linalg.eigvalsh(hessian)[-1]
-        shrink = np.eye(len(error)) - eta * hessian
-        return eta * sum(np.linalg.matrix_power(shrink, m) for m in range(order + 1)) @ error
+        return neumann_sum(lambda x: -hessian @ x, error, eta, order)
 
     def gradient(self, w: np.ndarray, order: int | None = None) -> np.ndarray:
         """dJ/dw_k = -(theta* - goal)' H^{-1} Q_k (c_k - theta*)"""
@@ -62,13 +62,18 @@ def test_o1_exact_gradient_has_no_slope_along_the_scale(seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_o1_one_step_gradient_points_uphill_and_the_series_converges(seed):
+    """Relative errors by order stay below (1 - mu / L)^(M + 1), for what is inverted and for the gradient itself."""
     problem, w = Quadratic(seed), np.array([0.7, 1.3, 2.1])
     exact, pulled = problem.gradient(w), problem.pulled(w)
-    curvature = np.linalg.eigvalsh(problem.hessian(w))
+    curvature, orders = np.linalg.eigvalsh(problem.hessian(w)), (0, 1, 5, 20)
     rate = 1.0 - curvature[0] / curvature[-1]
-    errors = [np.linalg.norm(problem.pulled(w, m) - pulled) / np.linalg.norm(pulled) for m in (0, 1, 5, 20)]
-    assert all(error <= rate ** (m + 1) + 1e-12 for error, m in zip(errors, (0, 1, 5, 20), strict=True))
+    errors = [np.linalg.norm(problem.pulled(w, m) - pulled) / np.linalg.norm(pulled) for m in orders]
+    assert all(error <= rate ** (m + 1) + 1e-12 for error, m in zip(errors, orders, strict=True))
     assert errors == sorted(errors, reverse=True)
+    pulls = np.einsum("kij,kj->ki", problem.q, problem.centres - problem.optimum(w))
+    conditioned = np.linalg.norm(pulls, 2) * np.linalg.norm(pulled) / np.linalg.norm(exact)
+    for m in orders:
+        assert np.linalg.norm(problem.gradient(w, m) - exact) <= conditioned * rate ** (m + 1) * np.linalg.norm(exact)
     one_step = problem.gradient(w, 0)
     assert one_step @ exact / np.linalg.norm(one_step) / np.linalg.norm(exact) > 0.9
 
@@ -180,10 +185,10 @@ def train(theta: float, w: np.ndarray) -> float:
     return theta
 
 
-def o4_success(seed: int, explore: bool, reset: bool, generators) -> int | None:
+def o4_success(seed: int, explore: bool, reset: bool, generators, novelty: str = "uniform") -> int | None:
     """Outer step of the first success, None if there is none in 15."""
     outer = OuterConfig(steps=15, reset_on_gradient=reset, consecutive=1)
-    settings = ExploreConfig(novelty="maxmin", reset="fresh" if reset else "none")
+    settings = ExploreConfig(novelty=novelty, reset="fresh" if reset else "none")
     baseline = None if explore else ("gradient_reset" if reset else "gradient")
     loop = OuterLoop(np.ones(2), StaticWeights(0.1, 10, False), outer, settings, baseline, generators(seed))
     rng = np.random.default_rng(seed)
@@ -203,15 +208,28 @@ def o4_success(seed: int, explore: bool, reset: bool, generators) -> int | None:
     return None
 
 
-def test_o4_success_needs_exploration_and_reset_together(generators):
-    def rate(explore: bool, reset: bool, seeds: int) -> tuple[float, float]:
-        first = [o4_success(seed, explore, reset, generators) for seed in range(seeds)]
-        found = [step for step in first if step is not None]
-        return len(found) / seeds, float(np.median(found)) if found else np.inf
+O4_SUCCESS = 0.885
+"""Measured for the method's specification over 400 seeds with a loop of its own."""
 
-    assert rate(explore=False, reset=False, seeds=20) == (0.0, np.inf)
-    assert rate(explore=False, reset=True, seeds=20) == (0.0, np.inf)
-    assert rate(explore=True, reset=False, seeds=20) == (0.0, np.inf)
-    success, median = rate(explore=True, reset=True, seeds=200)
-    assert success > 0.85
-    assert median <= 8
+
+def test_o4_success_needs_exploration_and_reset_together(generators):
+    """400 seeds each: never without both, and with both as often as the specification says, within binomial error."""
+
+    def rate(explore: bool, reset: bool) -> tuple[float, float]:
+        first = [o4_success(seed, explore, reset, generators) for seed in range(400)]
+        found = [step for step in first if step is not None]
+        return len(found) / 400, float(np.median(found)) if found else np.inf
+
+    assert rate(explore=False, reset=False) == (0.0, np.inf)
+    assert rate(explore=False, reset=True) == (0.0, np.inf)
+    assert rate(explore=True, reset=False) == (0.0, np.inf)
+    success, median = rate(explore=True, reset=True)
+    assert abs(success - O4_SUCCESS) <= 3 * (O4_SUCCESS * (1 - O4_SUCCESS) / 400) ** 0.5
+    assert abs(median - 5) <= 1
+
+
+def test_o4_novelty_does_no_worse_than_chance(generators):
+    def rate(novelty: str) -> float:
+        return float(np.mean([o4_success(seed, True, True, generators, novelty) is not None for seed in range(400)]))
+
+    assert rate("maxmin") >= rate("uniform")

@@ -213,3 +213,81 @@ def test_another_plugins_advantage_is_refused_before_training(tmp_path, temporal
     assert not list((tmp_path / "out").glob("tiny*")), "nothing was started"
     made["plugins"]["reward_shaping"]["baseline"] = "random"
     assert run(made).status == "finished"
+
+
+# ---- O9: what is awkward behaves as documented ----------------------------------------------------------------------
+
+
+def criterion(name, op, threshold):
+    return {"name": name, "source": "x", "stat": "final", "op": op, "threshold": threshold}
+
+
+@pytest.mark.parametrize(
+    ("criteria", "soft"),
+    [
+        ([criterion("never", ">=", 1_000.0)], 0.0),
+        ([criterion("far", ">=", 0.0), criterion("near", "<=", -1e-9)], 0.5),
+    ],
+    ids=["never", "contradictory"],
+)
+def test_criteria_that_cannot_hold_are_never_met_and_end_with_the_budget(tmp_path, criteria, soft):
+    """No variance in the task's reward, so no gradient, every rollout of it counted, and a jump each time."""
+    from budwood import run
+
+    result = run(config(tmp_path, criteria=criteria))
+    assert result.status == "finished"
+    assert series(result, "P") == [0.0] * 4
+    assert series(result, "P_soft") == [soft] * 4
+    assert series(result, "zero_grad") == [2.0] * 4
+    assert series(result, "grad_norm") == [0.0] * 4
+    assert series(result, "explored") == [1.0] * 3 + [0.0], "the last step keeps the best"
+
+
+def test_contradictory_criteria_with_a_fraction_have_a_gradient(tmp_path):
+    """The part met differs between episodes once one criterion is sometimes met: the search has something to follow."""
+    from budwood import run
+
+    criteria = [criterion("far", ">=", 0.0), criterion("nearer", "<=", -0.2), criterion("away", ">=", 0.2)]
+    result = run(config(tmp_path, criteria=criteria, task_mode="fraction"))
+    assert max(series(result, "P")) == 0.0
+    assert max(series(result, "grad_norm")) > 0.0
+
+
+@pytest.mark.parametrize("param", ["static", "simplex", "state"])
+def test_ten_terms_one_of_them_constant_in_one_environment(tmp_path, param):
+    from budwood import run
+
+    distractors = ["push", "brake", "rush", "early", "late", "home", "waves", "clock"]
+    terms = ["speed", "effort", *distractors]
+    criteria = [criterion("forward", ">=", 0.0), criterion("never", ">=", 1_000.0)]
+    made = config(tmp_path, 1_200, terms=terms, criteria=criteria, task_mode="fraction", weights={"param": param})
+    made["env"]["n_envs"] = 1
+    made["trainer"]["args"] |= {"n_steps": 200, "batch_size": 50}
+    result = run(made)
+    assert len(series(result, "P")) == 3
+    weights = [series(result, f"w/{name}") for name in terms]
+    assert np.isfinite(weights).all()
+    assert len(set(weights[0])) > 1, "it moves"
+
+
+def test_a_term_that_is_not_a_number_is_named(tmp_path):
+    """Even where its weight would hide it."""
+    import stable_baselines3
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    from budwood import graft
+    from budwood.api import ContributionError
+    from budwood_reward_shaping.reach_budget import ReachBudget
+
+    class Broken(ReachBudget):
+        def step(self, action):
+            *rest, info = super().step(action)
+            return *rest, info | {"speed": float("nan") if self.t == 7 else info["speed"]}
+
+    section = {"terms": [{"name": "speed", "info": "speed"}, {"name": "effort", "info": "effort"}], "outer": None}
+    made = graft(stable_baselines3.PPO, {"reward_shaping": {**section, "weights": {"scale": None}}})
+    model = made("MlpPolicy", DummyVecEnv([ReachBudget, Broken]), n_steps=32, batch_size=32, device="cpu")
+    with pytest.raises(ContributionError) as error:
+        model.learn(64)
+    assert "reward term reward_shaping.speed is nan in environment 1" in str(error.value)
+    assert error.value.who.startswith("budwood-reward-shaping ")

@@ -70,7 +70,8 @@ class ReachBudget(gym.Env[Array, Array]):
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
     observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 
-    def __init__(self) -> None:
+    def __init__(self, render_mode: None = None) -> None:
+        self.render_mode = render_mode
         self.t, self.x, self.v, self.spent = 0, 0.0, 0.0, 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
