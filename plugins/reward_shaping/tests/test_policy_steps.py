@@ -176,6 +176,17 @@ def test_a_fresh_optimiser_tells_nothing_and_another_kind_is_refused():
         reward_adjoint(rollout, 1, PolicySteps(1e-3, adam=True))
 
 
+def test_an_optimiser_that_moves_only_the_critic_is_refused():
+    """As TRPO's does: the policy would seem to have no gradient."""
+    rollout = made()
+    critic = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    optimizer = torch.optim.Adam([*rollout.log_prob.parameters(), critic])
+    critic.square().sum().backward()
+    optimizer.step()
+    with pytest.raises(BindingError, match="which does not move this trainer's policy \\(log_std\\)"):
+        reward_adjoint(Rollout(**{**rollout.__dict__, "optimizer": optimizer}), 1, PolicySteps(1e-3, adam=True))
+
+
 def test_parameters_without_a_gradient_are_not_moved():
     rollout = made(trained=True)
     rollout.log_prob.unused = nn.Parameter(torch.ones(3, dtype=torch.float64))

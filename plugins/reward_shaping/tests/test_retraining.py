@@ -92,6 +92,15 @@ def test_the_best_policy_is_there_before_the_last_evaluation_of_the_run(make):
     assert make([0.75, 0.0], total=1000).train(5).end().control.policy == 100, "stopped by somebody else"
 
 
+def test_training_that_goes_on_after_the_end_leaves_the_best_again(make):
+    """A grafted trainer may be told to learn once more."""
+    run = make([0.75, 0.0, 0.25], total=200).train(99).end()
+    assert run.control.policy == 100
+    run.control.total_steps = 300
+    run.train(99).end()
+    assert run.control.policy == 100
+
+
 def test_after_success_the_best_policy_is_left(make):
     run = make([0.25, 1.0, 1.0], baseline="constant_reset").train(99).end()
     assert run.control.stopped == "the task was done in 2 evaluations in a row"

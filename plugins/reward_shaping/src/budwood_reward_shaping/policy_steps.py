@@ -61,6 +61,8 @@ def advantage_gradient(rollout: Rollout, normalised: Array, task: Array, steps: 
     if steps.adam and precondition is None:
         return None
     with _evaluation_mode(rollout.log_prob):
+        if precondition is not None:
+            _check_moved_by_adam(precondition, problem.ascent())
         if steps.unroll is not None:
             g = _unrolled(problem, steps.alpha, steps.unroll, precondition)
         elif steps.order == 0:
@@ -179,6 +181,17 @@ def second_moment(rollout: Rollout) -> Parameters | None:
         unbiased = state["exp_avg_sq"] / (1.0 - group["betas"][1] ** float(state["step"]))
         scales[name] = 1.0 / (unbiased.sqrt() + group["eps"])
     return scales
+
+
+def _check_moved_by_adam(scales: Parameters, slopes: Parameters) -> None:
+    """Every parameter that the policy's surrogate depends on must have a second moment: those of TRPO's actor have none."""
+    still = [name for name, slope in slopes.items() if slope.any() and not scales[name].any()]
+    if still:
+        raise BindingError(
+            f"precond: adam reads the second moments of Adam, which does not move this trainer's policy ({still[0]})",
+            where="plugins.reward_shaping.outer.precond",
+            do="Use precond: none, or a trainer with Adam such as PPO",
+        )
 
 
 def _times(scales: Parameters | None, vector: Parameters) -> Parameters:

@@ -37,8 +37,8 @@ class Kept:
         self.policy, self.score, self.current = control.policy_state(), score, True
 
     def moved(self) -> None:
-        """The policy in training has been updated."""
-        self.current = False
+        """The policy in training has been updated: the one set aside is not it any more."""
+        self.current, self._aside = False, None
 
     def forget(self) -> None:
         """What comes is judged anew."""
