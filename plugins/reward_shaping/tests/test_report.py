@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import pytest
 
 from budwood.api import Figure, ReportSection
 from budwood.charts import Charts
-from budwood_reward_shaping.config import ShapingConfig
+from budwood_reward_shaping.config import Baseline, ShapingConfig
 from budwood_reward_shaping.report import BASELINES, sections
 
 ENDS = [100, 200, 300]
@@ -52,14 +53,18 @@ TWO = {"speed": [1.0, 2.0, 0.25], "effort": [1.0, 0.5, 1.0]}
 
 def drawn(config: ShapingConfig, logged: dict) -> tuple[ReportSection, dict[str, Figure]]:
     (section,) = sections(config, logged)
-    for figure in section.figures:
-        assert Charts().figure(figure).startswith("<svg")
     return section, {figure.title: figure for figure in section.figures}
 
 
 def points(figure: Figure, label: str) -> list[tuple[float, float]]:
     (series,) = (s for s in figure.series if s.label == label)
     return [(x, pytest.approx(y)) for x, y in zip(series.x, series.y, strict=True)]
+
+
+@pytest.mark.parametrize("outer", [{}, {"outer": None}])
+def test_every_figure_can_be_drawn(outer):
+    for figure in drawn(shaping(**outer), history(TWO))[1].values():
+        assert Charts().figure(figure).startswith("<svg")
 
 
 def test_weights_stand_over_the_steps_they_were_used_for():
@@ -155,6 +160,10 @@ def test_weights_of_the_state_show_their_spread():
     assert "What each term adds" not in figures
 
 
+def test_every_baseline_has_words():
+    assert set(BASELINES) == set(get_args(Baseline))
+
+
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_a_baseline_is_named(baseline):
     weights = {"initial": {"speed": 1.0, "effort": 1.0}} if baseline == "oracle" else {}
@@ -173,6 +182,13 @@ def test_fixed_weights():
     assert set(figures) == {"Task performance", "Each criterion", "Terms", "What each term adds"}
     assert points(figures["What each term adds"], "speed")[-1] == (350, 2.0)
     assert section.text == ("The weights were fixed: speed 2, effort 1. The last P was 1.00.",)
+
+
+def test_fixed_weights_of_the_simplex_sum_to_how_many_there_are():
+    weights = {"scale": None, "param": "simplex", "initial": {"speed": 3.0, "effort": 1.0}}
+    config = shaping(outer=None, weights=weights)
+    logged = {"reward_shaping/P": ([1], [1.0]), "reward_shaping/P_soft": ([1], [1.0])}
+    assert drawn(config, logged)[0].text == ("The weights were fixed: speed 1.5, effort 0.5. The last P was 1.00.",)
 
 
 def test_weights_that_are_not_logged_are_not_drawn():

@@ -7,22 +7,23 @@ tried, equal ones unless the configuration says otherwise, are the line to compa
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from budwood.api import NATIVE, Figure, History, ReportSection, Series
 from budwood_reward_shaping.combination import PLUGIN, TASK
-from budwood_reward_shaping.config import ShapingConfig
+from budwood_reward_shaping.config import Baseline, ShapingConfig
 
 Points = tuple[Sequence[int], Sequence[float]]
 STEPS = "environment steps"
 
-BASELINES = {
+BASELINES: Mapping[Baseline, str] = {
     "oracle": "the weights given by hand, kept",
     "uniform": "equal weights, kept",
     "constant_reset": "equal weights, kept, the policy started afresh after every outer step",
     "gradient": "gradient steps alone, on one policy",
     "gradient_reset": "gradient steps alone, the policy started afresh after each",
     "random": "weights drawn at random, the policy started afresh under each",
+    "sweep": "weights spread evenly by a Sobol sequence, the policy started afresh under each",
 }
 
 
@@ -194,7 +195,7 @@ def _added(config: ShapingConfig, shown: History, name: str, points: Points) -> 
     scale = _scale(config, shown, name)
     ends, weights = shown.get(f"w/{name}", ((), ()))
     if not weights:
-        weight = (config.weights.initial or {}).get(name, 1.0)
+        weight = _fixed_weights(config)[name]
         return Series(name, steps, [weight * scale * value for value in values])
     rows = [
         (step, weights[bisect_left(ends, step)] * scale * v)
@@ -202,6 +203,13 @@ def _added(config: ShapingConfig, shown: History, name: str, points: Points) -> 
         if step <= ends[-1]
     ]
     return Series(name, [step for step, _ in rows], [value for _, value in rows])
+
+
+def _fixed_weights(config: ShapingConfig) -> dict[str, float]:
+    given = config.weights.initial or dict.fromkeys(config.names, 1.0)
+    if config.weights.param == "static":
+        return given
+    return {name: len(given) * weight / sum(given.values()) for name, weight in given.items()}
 
 
 def _scale(config: ShapingConfig, shown: History, name: str) -> float:
@@ -291,6 +299,5 @@ def _with_weights(config: ShapingConfig, shown: History, i: int) -> str:
 
 
 def _fixed_summary(config: ShapingConfig, shown: History) -> str:
-    weights = config.weights.initial or dict.fromkeys(config.names, 1.0)
-    shares = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
+    shares = ", ".join(f"{name} {weight:.3g}" for name, weight in _fixed_weights(config).items())
     return f"The weights were fixed: {shares}. The last P was {shown['P'][1][-1]:.2f}."
