@@ -72,3 +72,16 @@ def test_predicted_performance_interpolates():
     tried, seen = np.array([[0.0], [1.0]]), np.array([0.2, 0.8])
     found = novelty.predicted_performance(np.array([[0.0], [0.5], [1.0], [50.0]]), tried, seen)
     np.testing.assert_allclose(found, [0.2, 0.5, 0.8, 0.8], atol=0.01)
+
+
+@pytest.mark.slow
+def test_with_few_picks_novelty_visits_the_corners_first():
+    """Of small discs inside the square it hits fewer than uniform draws do, and more once there are many picks."""
+    centres = np.random.default_rng(5).uniform(0.2, 0.8, (500, 2))
+
+    def hits(score: str, seeds: int, count: int) -> float:
+        points = [(picks(score, seed, count) + 1) / 2 for seed in range(seeds)]
+        return float(np.mean([(novelty.maxmin(centres, tried, 0) < 0.08).mean() for tried in points]))
+
+    assert hits("rnd", 4, 12) < hits("maxmin", 100, 12) < hits("uniform", 100, 12) - 0.04
+    assert hits("maxmin", 100, 40) > hits("uniform", 100, 40) + 0.04

@@ -17,9 +17,10 @@ import torch
 
 from budwood.api import BindingError, Evaluation, LinearCombination, StepBatch, TermColumn, WeightVector
 from budwood_reward_shaping.combination import PLUGIN, WeightedTerms
-from budwood_reward_shaping.config import ExploreConfig, OuterConfig
+from budwood_reward_shaping.config import ExploreConfig, OuterConfig, ShapingConfig
 from budwood_reward_shaping.criteria import Criterion, measure
 from budwood_reward_shaping.outer import OuterLoop
+from budwood_reward_shaping.plugin import RewardShaping
 from budwood_reward_shaping.terms import InfoTerm
 from budwood_reward_shaping.weights import StaticWeights
 
@@ -84,15 +85,32 @@ class GRPO:
 class Control:
     """What a callback sees of the trainer: an episode is a completion, its only step carries every function's reward."""
 
-    n_envs = 1
+    n_envs, total_steps = 1, 10**9
 
     def __init__(self, trainer: GRPO) -> None:
         self.trainer = trainer
         self.env_steps = 0
+        self.logged: list[dict[str, float]] = []
+        self.stopped = False
 
     @property
     def steps(self) -> int:
         return self.trainer.completions
+
+    def log(self, metrics: dict[str, float]) -> None:
+        self.logged.append({name.removeprefix(f"{PLUGIN}/"): value for name, value in metrics.items()})
+
+    def reset_policy(self, seed: int) -> None:
+        self.trainer.reset(seed)
+
+    def policy_state(self) -> dict[str, Any]:
+        return {"logits": self.trainer.logits.detach().clone()}
+
+    def load_policy(self, state: dict[str, Any]) -> None:
+        self.trainer.logits = state["logits"].clone().requires_grad_()
+
+    def stop(self, reason: str) -> None:
+        self.stopped = True
 
     def evaluate(self, episodes: int, seed: int, observer: Callable[[StepBatch], None]) -> Evaluation:
         generator = torch.Generator().manual_seed(seed)
@@ -197,6 +215,49 @@ def test_jumps_find_weights_under_which_the_generator_answers_right(seed, genera
     assert found[0] < 0.2, "equal weights"
     assert loop.solved
     assert np.mean(found[-2:]) >= 0.9
+
+
+def search(seed: int, run_for: Callable[..., Any], baseline: str | None = None, **outer: Any) -> Control:
+    """The whole plugin on the double, through its hooks: combination and callbacks, no rollouts. Up to 1,500 updates."""
+    steps = UPDATES * GRPO.prompts * GRPO.num_generations
+    section = {
+        "terms": [{"name": name, "info": name} for name in REWARDS],
+        "criteria": [{"name": "solved", "source": "solved", "stat": "final", "op": ">=", "threshold": 1.0}],
+        "weights": {"w_task": 0.0, "scale": None},
+        "outer": {"steps": 50, "inner_steps": steps, "episodes": EPISODES, "estimator": "score", **outer},
+        "explore": {"probability": [0.0, 0.0]},
+        "baseline": baseline,
+    }
+    run, plugin = run_for(ShapingConfig.model_validate(section), env_id=None, seed=seed), RewardShaping()
+    trainer = GRPO([function(name) for name in REWARDS], seed)
+    control, vector = Control(trainer), follow(plugin.reward_combination(run), trainer)
+    (callback,) = plugin.callbacks(run)
+    callback.on_run_start(control)
+    while not control.stopped and len(control.logged) < 50:
+        vector.follow()
+        trainer.step()
+        callback.on_update_end(control)
+    callback.on_run_end(control)
+    return control
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_score_estimate_climbs_without_jumps_or_rollouts(seed, run_for):
+    """From performance alone, gradient steps take the generator from wrong answers to right ones."""
+    control = search(seed, run_for, samples=4, sigma=0.2, lr=0.5)
+    found = [row["P"] for row in control.logged]
+    assert np.mean(found[:4]) < 0.3, "around equal weights"
+    assert control.stopped
+    assert min(found[-2:]) >= 0.9
+    assert sum(row["explored"] for row in control.logged) == 0
+    assert sum(row["stepped"] for row in control.logged) >= 1
+    probabilities = torch.softmax(control.trainer.logits, dim=0)
+    assert probabilities[0] > 0.8, "what is left is a policy that answers right"
+
+
+def test_without_gradients_it_stays_at_equal_weights(run_for):
+    control = search(0, run_for, baseline="constant_reset")
+    assert max(row["P"] for row in control.logged) < 0.3
 
 
 # ---- the real trainer ------------------------------------------------------------------------------------------------
