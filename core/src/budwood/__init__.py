@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from budwood.comparison import Comparison, compare
     from budwood.grafting import graft
     from budwood.runs import Result, resume, run
     from budwood.studies import StudyResult, study
 
-__all__ = ["Result", "StudyResult", "__version__", "graft", "resume", "run", "study"]
+__all__ = ["Comparison", "Result", "StudyResult", "__version__", "compare", "graft", "resume", "run", "study"]
 
 _HOMES = {
+    "Comparison": "budwood.comparison",
+    "compare": "budwood.comparison",
     "graft": "budwood.grafting",
     "run": "budwood.runs",
     "resume": "budwood.runs",

@@ -22,6 +22,7 @@ COMMANDS = {
     "run": Command("budwood.cli.training:run", "Train one run from a YAML file."),
     "resume": Command("budwood.cli.training:resume", "Continue a run, after a crash or with more steps."),
     "study": Command("budwood.cli.study:study", "Run variants x seeds; interquartile means, intervals, figures."),
+    "compare": Command("budwood.cli.study:compare", "Overlay runs: last numbers, different settings, curves."),
     "eval": Command("budwood.cli.training:evaluate", "Fresh episodes of a trained policy."),
     "export": Command("budwood.cli.training:export", "Write the trainer's own file, e.g. model.zip."),
     "runs": Command("budwood.cli.runs:runs", "List runs; send what the tracker missed."),

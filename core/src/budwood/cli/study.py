@@ -97,6 +97,29 @@ def _report(result: StudyResult, file: str) -> Answer:
     return Answer(data, INTERRUPTED if result.status == "interrupted" else 1 if result.failed else 0)
 
 
+@click.command()
+@click.argument("references", metavar="RUN...", nargs=-1, required=True)
+@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Draw this one; may be repeated.")
+@click.option(
+    "--to", type=click.Path(dir_okay=False, path_type=Path), help="The page; default: compare.html in output."
+)
+def compare(references: tuple[str, ...], metrics: tuple[str, ...], to: Path | None) -> dict[str, Any]:
+    """Overlay RUNs: their last numbers, the settings in which they differ, and their curves on one page.
+
+    \b
+      budwood compare hopper-s0 hopper-s1
+      budwood compare hopper-s0 hopper-s1 --metric train/loss
+    """
+    from budwood.comparison import compare as overlay
+
+    found = overlay(references, metrics, to)
+    _rich(found.metrics)
+    if found.settings:
+        _rich(found.settings)
+    say(str(found.page))
+    return vars(found)
+
+
 def _rich(rows: list[dict[str, Any]]) -> None:
     import sys
 
