@@ -131,7 +131,10 @@ def document(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
         canvas = Canvas(figsize=size)
         axes = canvas.add_subplot()
         draw(axes)
-        if len(axes.get_legend_handles_labels()[0]) > 1:
+        entries = len(axes.get_legend_handles_labels()[0])
+        if entries > len(SERIES):
+            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        elif entries > 1:
             axes.legend()
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

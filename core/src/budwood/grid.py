@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,14 +81,17 @@ def with_seed(loaded: Loaded, seed: int) -> Loaded:
 def check_fresh(study: Study, planned: Mapping[str, Plan], begun: Sequence[Cell]) -> None:
     """Refuse to mix: every run that was begun must be the one that its variant describes now."""
     stale: dict[tuple[str, str], int] = {}
+    known: dict[tuple[str, str], list[str]] = {}
     for cell in begun:
         if not cell.run.config_file.exists():
             continue
         now = planned[cell.variant]
-        now = replace(now, data={**now.data, "seed": cell.seed})
-        changed = changes(now, config.load(cell.run.config_file).data, MAY_CHANGE)
-        if changed:
-            key = (cell.variant, ", ".join(changed))
+        before = {**config.load(cell.run.config_file).data, "seed": now.data["seed"]}
+        seen = (cell.variant, json.dumps(before))
+        if seen not in known:  # the runs of a variant mostly say the same
+            known[seen] = changes(now, before, MAY_CHANGE)
+        if known[seen]:
+            key = (cell.variant, ", ".join(known[seen]))
             stale[key] = stale.get(key, 0) + 1
     if stale:
         raise ConfigError(

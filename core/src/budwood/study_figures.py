@@ -74,8 +74,9 @@ def overlay(axes: Axes, curves: dict[str, statistics.Band], order: Sequence[str]
     for index, name in enumerate(order):
         if name in curves:
             band = curves[name]
-            axes.fill_between(band.x, band.low, band.high, color=style(index)["color"], alpha=0.16, lw=0)
-            axes.plot(band.x, band.estimate, label=name, **style(index))
+            color = style(index)["color"]
+            axes.fill_between(band.x, band.low, band.high, color=color, alpha=0.16, lw=0, step="post")
+            axes.step(band.x, band.estimate, where="post", label=name, **style(index))
     axes.set(xlabel=x_label, ylabel=y_label)
     count_in_thousands(axes)
 
