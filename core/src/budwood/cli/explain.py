@@ -60,7 +60,8 @@ def explain(config: str, overrides: tuple[str, ...]) -> dict[str, Any]:
 @click.command()
 @click.argument("names", metavar="[FILE | PLUGIN...]", nargs=-1)
 @click.option("--trainer", metavar="KIND", help="The adapter whose trainer and env sections to include.")
-def schema(names: tuple[str, ...], trainer: str | None) -> dict[str, Any]:
+@click.option("--study", is_flag=True, help="Of a study's file instead.")
+def schema(names: tuple[str, ...], trainer: str | None, study: bool) -> dict[str, Any]:
     """JSON Schema of a run's configuration: of the plugins that FILE names, or of the PLUGINs named here.
 
     An editor that knows the schema completes keys and marks mistakes.
@@ -72,10 +73,21 @@ def schema(names: tuple[str, ...], trainer: str | None) -> dict[str, Any]:
     from budwood import config
     from budwood.plugins import activate
 
+    if study:
+        return _printed(_study_schema())
     plugins = list(names)
     if len(names) == 1 and Path(names[0]).suffix in (".yaml", ".yml"):
         adapter, found = config.names(config.load(names[0]))
         trainer, plugins = trainer or adapter, list(found)
-    composed: dict[str, Any] = config.schema(activate(plugins, trainer))
-    say(json.dumps(composed, indent=2, ensure_ascii=False))
-    return composed
+    return _printed(config.schema(activate(plugins, trainer)))
+
+
+def _study_schema() -> dict[str, Any]:
+    from budwood import study_config
+
+    return study_config.schema()
+
+
+def _printed(schema: dict[str, Any]) -> dict[str, Any]:
+    say(json.dumps(schema, indent=2, ensure_ascii=False))
+    return schema
