@@ -16,7 +16,8 @@ CORE = ROOT / "core"
 ADAPTERS = sorted(path.parent for path in ROOT.glob("adapters/*/pyproject.toml"))
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 MEMBERS = [CORE, *ADAPTERS, *PLUGINS]
-CONFIGS = sorted(ROOT.glob("configs/*/*.yaml"))
+STUDIES = sorted(ROOT.glob("configs/studies/*.yaml"))
+CONFIGS = sorted(set(ROOT.glob("configs/*/*.yaml")) - set(STUDIES))
 
 FOREIGN = {
     *("stable_baselines3", "sb3_contrib", "trl", "lerobot", "transformers", "accelerate"),
@@ -129,7 +130,16 @@ def test_config_opens_with_its_command_and_validates(path):
     explain(path)
 
 
+@pytest.mark.parametrize("path", STUDIES, ids=name_of)
+def test_study_opens_with_its_command_and_every_variant_validates(path):
+    from budwood import grid, study_config
+
+    assert path.read_text().startswith(f"# budwood study {path.relative_to(ROOT)}")
+    grid.plans(study_config.load(path))
+
+
 def test_there_are_configs():
+    assert STUDIES
     assert {path.parent.name for path in CONFIGS} >= {folder.name for folder in PLUGINS}
 
 

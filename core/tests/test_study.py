@@ -333,3 +333,29 @@ def test_a_cell_says_what_it_cannot_do(file: Path, output: Path) -> None:
     result = budwood.study(file, seeds=1)
     assert list(result.failed) == [run.run_id]
     assert "every checkpoint is damaged" in result.failed[run.run_id]
+
+
+def test_runs_nest_in_the_studys_own_tracked_run(file: Path, output: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    base = {**STUDY["base"], "tracking": {"experiment": "grids", "tags": {"by": "test"}}}
+    result = budwood.study(altered(file, base=base, variants={"plain": None}, processes=1), seeds=1)
+    folders = [output / "grid", output / "grid" / "grid-plain-s0"]
+    assert all(tracking.finish(folder.resolve(), timeout=300).complete for folder in folders)
+    client = MlflowClient(f"sqlite:///{output}/mlflow.db")
+    runs = {
+        run.info.run_name: run for run in client.search_runs([client.get_experiment_by_name("grids").experiment_id])
+    }
+    parent, child = runs["grid"], runs["grid-plain-s0"]
+    assert result.mlflow_run_id in (None, parent.info.run_id), "None if the tracker was slower than the study's patience"
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert parent.info.status == child.info.status == "FINISHED"
+    assert parent.data.metrics["return/plain/iqm"] == result.summary[0]["iqm"]
+    assert parent.data.params["base.trainer.kind"] == "toy"
+    assert {"study.html", "study.csv", "summary.csv", "study.yaml", "curves.svg"} <= {
+        artifact.path for artifact in client.list_artifacts(parent.info.run_id)
+    }
+    budwood.study(file, seeds=1)
+    assert tracking.finish(folders[0].resolve(), timeout=300).complete
+    assert len(client.get_metric_history(parent.info.run_id, "return/plain/iqm")) == 1
+    assert len(client.search_runs([parent.info.experiment_id])) == 2
