@@ -115,9 +115,13 @@ def test_a_study_runs_and_running_it_again_runs_nothing(file: Path, output: Path
     assert "trainer.rate" in page, "what the variants differ in"
     assert all((folder / f"{name}.svg").read_text().startswith("<?xml") for name in ("curves", "intervals", "profile"))
 
+    said = {log: log.read_text() for log in folder.glob("*/log.txt")}
     again = budwood.study(file)
     assert numbers(again) == numbers(first)
     assert set(sittings(output).values()) == {1}
+    assert {log: log.read_text() for log in folder.glob("*/log.txt")} == said, (
+        "no process was started for a finished run"
+    )
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -347,7 +351,9 @@ def test_runs_nest_in_the_studys_own_tracked_run(file: Path, output: Path) -> No
         run.info.run_name: run for run in client.search_runs([client.get_experiment_by_name("grids").experiment_id])
     }
     parent, child = runs["grid"], runs["grid-plain-s0"]
-    assert result.mlflow_run_id in (None, parent.info.run_id), "None if the tracker was slower than the study's patience"
+    assert result.mlflow_run_id in (None, parent.info.run_id), (
+        "None if the tracker was slower than the study's patience"
+    )
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert parent.info.status == child.info.status == "FINISHED"
     assert parent.data.metrics["return/plain/iqm"] == result.summary[0]["iqm"]
