@@ -314,6 +314,7 @@ def test_the_command_shows_tables_and_copies_them(
     assert said.out.startswith("finished  grid\n")
     assert "probability" in said.out
     assert "fast than plain" in said.out
+    assert "variant  metric      runs" in said.out, "not wrapped where there is no terminal"
     assert "runs: 0 done" in said.err or "grid-plain-s0 finished: return" in said.err
     assert {path.name for path in (tmp_path / "docs").iterdir()} == {
         "study.csv", "summary.csv", "pairs.csv", "curves.svg", "intervals.svg", "profile.svg",

@@ -40,7 +40,7 @@ def study(
     \b
       budwood study morse.yaml
       budwood study morse.yaml --dry-run                     what would run, and how much of it
-      budwood study morse.yaml seeds=2 budget=20_000         a setting of the study, else of every run
+      budwood study morse.yaml name=try seeds=2 budget=20_000      settings of the study, else of every run
 
     Every run has a process, one thread and a folder of its own below the study's. Ctrl-C stops with checkpoints; the same
     command goes on, whatever stopped it, and never runs a finished run again. More seeds or variants are added to what is
@@ -134,7 +134,8 @@ def _rich(rows: list[dict[str, Any]]) -> None:
         drawn.add_column(column, justify="right" if right else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(_shown(value, number) for value in row.values()))
-    Console(file=sys.stdout, highlight=False, markup=False, emoji=False).print(drawn, "")
+    width = None if sys.stdout.isatty() else 10_000  # a file or pipe has no width to wrap at
+    Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False).print(drawn, "")
 
 
 def _shown(value: Any, number: Any) -> str:
