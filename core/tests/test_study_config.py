@@ -59,7 +59,11 @@ def test_an_override_is_a_key_of_the_study_or_else_of_every_run(tmp_path: Path) 
     assert {variant: run.data["trainer"]["args"]["rate"] for variant, run in study.runs.items()} == {
         "a": 5.0, "b": 2.0, "c": 5.0,
     }  # fmt: skip
-    assert study.document["settings of every run"] == ["trainer.args.rate=5.0", "device=cpu"]
+    recorded = study_config.load(study.document)
+    assert recorded.config.model_dump(exclude={"base"}) == study.config.model_dump(exclude={"base"})
+    assert {variant: run.data for variant, run in recorded.runs.items()} == {
+        variant: run.data for variant, run in study.runs.items()
+    }
 
 
 def test_defaults(tmp_path: Path) -> None:

@@ -87,7 +87,9 @@ class StudyConfig(Config):
 
 @dataclass(frozen=True)
 class Study:
-    """``document``: the study as plain data, for the record. ``runs``: variant -> its configuration, seed left open."""
+    """``document``: the study as plain data, base and overrides included, which is a study again. ``runs``: variant -> its
+    configuration, seed left open.
+    """
 
     config: StudyConfig
     document: dict[str, Any]
@@ -110,22 +112,20 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
         raise _refused(loaded, explain(error, StudyConfig, loaded.data, loaded.place, {})) from None
     if problems := list(_misfits(checked, loaded)):
         raise _refused(loaded, problems)
-    base = _base(checked, loaded, source)
-    shared = [text for text in overrides if text not in ours]
+    base = apply(_base(checked, loaded, source), [text for text in overrides if text not in ours])
     runs, problems = {}, []
     for variant, settings in checked.variants.items():
         fixed = {"name": f"{checked.name}-{variant}"} | ({} if checked.budget is None else {"budget": checked.budget})
         given = {**(settings or {}), **fixed}
         try:
-            made = apply(base, [*shared, *(f"{key}={inline(value)}" for key, value in given.items())])
+            made = apply(base, [f"{key}={inline(value)}" for key, value in given.items()])
         except ConfigError as error:
             problems += [f"variants.{variant}: {text}" for text in error.problems or (error.what,)]
             continue
         runs[variant] = replace(made, origin=f"variants.{variant} of {loaded.origin}")
     if problems:
         raise _refused(loaded, problems)
-    document = {**loaded.data, "base": base.data, **({"settings of every run": shared} if shared else {})}
-    return Study(checked, document, loaded.origin, runs)
+    return Study(checked, {**loaded.data, "base": base.data}, loaded.origin, runs)
 
 
 def _first_key(override: str) -> str:
