@@ -100,6 +100,7 @@ class Pool:
                             self._start(cell, selector)
                     self._moved(self)
                     self._listen(selector)
+                self._moved(self)
             finally:
                 for work in self.working:
                     work.process.kill()
