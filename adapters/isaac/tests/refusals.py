@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,9 @@ def launch_misconfigured(use: Callable[[Callable[[], Any]], None]) -> None:
 
 
 def launch_licensed(use: Callable[[Callable[[], Any]], None]) -> None:
-    """Asks on standard input, as Isaac Sim does."""
-    print("Do you accept the EULA? [y/N]", flush=True)
-    input()
+    """Asks on standard input, and leaves with a hint, as isaacsim-kernel 6.2.0.0 does when it is imported."""
+    print("Do you accept the EULA? (Yes/No): ", end="", flush=True)
+    try:
+        input()
+    except EOFError:
+        sys.exit("EULA not accepted.")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from types import SimpleNamespace
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import gymnasium
 import pytest
 
 from budwood.api import ConfigError
@@ -107,3 +111,105 @@ def test_without_isaac_lab_one_paragraph_says_what_to_install(monkeypatch: pytes
     assert "pip install -c adapters/isaac/constraints.txt isaaclab" in text
     assert "isaaclab[isaacsim]" in text
     assert "\n" not in text
+
+
+# ---- Isaac Lab's own functions, as far as they are called -------------------------------------------------------------
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Modules of Isaac Lab that note how they are called; ``needs`` is for what they would start Isaac Sim."""
+    seen = SimpleNamespace(launched=None, running=False, overrides=None, needs=())
+
+    @contextmanager
+    def launch_simulation(cfg: Any, runtime: Any) -> Iterator[None]:
+        seen.launched, seen.running = runtime, True
+        yield
+        seen.running = False
+
+    def parse_env_cfg(name: str, overrides: list[str]) -> Any:
+        print("[INFO]: Parsing configuration")
+        seen.overrides = overrides
+        if overrides == ["physics=newtn"]:
+            raise ValueError("Unknown preset(s): newtn")
+        return task()
+
+    modules = {
+        "isaaclab": {},
+        "isaaclab.app": {"launch_simulation": launch_simulation, "validate_launch": lambda *_: (None, seen.needs)},
+        "isaaclab_tasks": {},
+        "isaaclab_tasks.utils": {"parse_env_cfg": parse_env_cfg},
+    }
+    for name, contents in modules.items():
+        module = ModuleType(name)
+        vars(module).update(contents)
+        monkeypatch.setitem(sys.modules, name, module)
+    spec = gymnasium.spec("CartPole-v1")
+    registered = type(spec)("Isaac-Walk", entry_point="x:Y", kwargs={"env_cfg_entry_point": "x:Cfg"})
+    monkeypatch.setitem(gymnasium.registry, "Isaac-Walk", registered)
+    return seen
+
+
+def test_a_task_is_made_inside_its_runtime_headless_by_default(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gymnasium, "make", lambda name, cfg: (name, cfg.scene.num_envs, lab.running))
+    made: list[Any] = []
+    tasks.Task("json:Isaac-Walk", 8, 0, device="cpu").launch(lambda make: made.append(make()))
+    assert made == [("Isaac-Walk", 8, True)]
+    assert not lab.running
+    assert lab.launched == {"device": "cpu", "headless": True, "visualizer": ["none"]}
+    tasks.Task("Isaac-Walk", 8, 0, device="cpu", visualizer="kit", physics="newton_mjwarp").launch(lambda make: None)
+    assert lab.launched == {"device": "cpu", "headless": False, "visualizer": ["kit"]}
+    assert lab.overrides == ["physics=newton_mjwarp"]
+
+
+def test_isaac_sim_is_asked_for_only_by_what_needs_it(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    lab.needs = ("Isaac Sim PhysX physics",)
+    with pytest.raises(ConfigError) as raised:
+        tasks.Task("Isaac-Walk", 8, 0, device="cpu").launch(lambda make: None)
+    assert str(raised.value) == (
+        "plugins.isaac: Isaac-Walk needs Isaac Sim, which is not installed, for Isaac Sim PhysX physics. Install Isaac Lab's "
+        "extra isaaclab[isaacsim], or choose physics and a visualizer that go without, such as physics: newton_mjwarp."
+    )
+    assert lab.launched is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    tasks.Task("Isaac-Walk", 8, 0, device="cpu").launch(lambda make: None)
+    assert lab.launched is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "physics", "message"),
+    [
+        (
+            "Isaac-Wal",
+            None,
+            "env.id: no task of Isaac Lab is called 'Isaac-Wal'. Did you mean 'Isaac-Walk'? A task of your own is written "
+            "module:Id, where the module registers it.",
+        ),
+        (
+            "CartPole-v1",
+            None,
+            "env.id: no task of Isaac Lab is called 'CartPole-v1'. A task of your own is written module:Id, where the module "
+            "registers it.",
+        ),
+        (
+            "no_such_robots:Isaac-Walk",
+            None,
+            "env.id: cannot import no_such_robots: No module named 'no_such_robots'.",
+        ),
+        (
+            "Isaac-Walk",
+            "newtn",
+            "plugins.isaac.physics: Isaac-Walk has no physics 'newtn': Unknown preset(s): newtn.",
+        ),
+    ],
+)
+def test_tasks_that_cannot_be_loaded(lab: Any, name: str, physics: str | None, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        tasks.load(name, physics)
+    assert str(raised.value) == message
+
+
+def test_loading_prints_nothing(lab: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tasks.load("Isaac-Walk").decimation == 2
+    assert capsys.readouterr().out == ""

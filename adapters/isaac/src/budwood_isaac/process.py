@@ -60,7 +60,7 @@ class Remote:
     def close(self) -> None:
         if not self._closed:
             self._end()
-            self.output.unlink()
+            self.output.unlink(missing_ok=True)  # temporary files have other cleaners too
 
     def _end(self) -> None:
         self._closed = True
@@ -85,11 +85,11 @@ class Remote:
         return answer
 
     def _error(self, what: str) -> BudwoodError:
-        printed = self.output.read_text(errors="replace")
+        printed = self.output.read_text(errors="replace") if self.output.exists() else ""
         if "EULA" in printed:
             do = (
-                f"Isaac Sim asks whether you accept its licence (EULA), which only you can answer: see {self.output} for "
-                "what it asks, and start it once by yourself"
+                f"Isaac Sim asks whether you accept its licence (EULA), which only you can answer: {self.output} has what it "
+                "asks and how to accept"
             )
         else:
             do = f"What it printed is in {self.output}"

@@ -55,12 +55,20 @@ class Task:
     def launch(self, use: Callable[[Callable[[], Any]], None]) -> None:
         """Start what the task needs, Isaac Sim only if it does, and call ``use`` with a maker of its environment."""
         import torch
-        from isaaclab.app import launch_simulation
+        from isaaclab.app import launch_simulation, validate_launch
 
         device = _device(self.device, torch.cuda.is_available())
         cfg = self.configuration(device)
-        window = {"visualizer": [self.visualizer or "none"], "headless": self.visualizer is None}
-        with launch_simulation(cfg, {"device": device, **window}):
+        runtime = {"device": device, "headless": self.visualizer is None, "visualizer": [self.visualizer or "none"]}
+        _, needs_isaac_sim = validate_launch(cfg, runtime)
+        if needs_isaac_sim and importlib.util.find_spec("isaacsim") is None:
+            raise ConfigError(
+                f"{short(self.id)} needs Isaac Sim, which is not installed, for {', '.join(needs_isaac_sim)}",
+                where="plugins.isaac",
+                do="Install Isaac Lab's extra isaaclab[isaacsim], or choose physics and a visualizer that go without, such as "
+                "physics: newton_mjwarp",
+            )
+        with launch_simulation(cfg, runtime):
             import gymnasium
 
             use(lambda: gymnasium.make(short(self.id), cfg=cfg))
