@@ -25,3 +25,4 @@ def launch_licensed(use: Callable[[Callable[[], Any]], None]) -> None:
         input()
     except EOFError:
         sys.exit("EULA not accepted.")
+    sys.exit("accepted")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,18 @@ def test_a_process_that_dies_is_told() -> None:
     )
 
 
+@pytest.fixture
+def _yes_on_standard_input() -> Iterator[None]:
+    kept, (theirs, ours) = os.dup(0), os.pipe()
+    os.write(ours, b"Yes\n")
+    os.dup2(theirs, 0)
+    yield
+    os.dup2(kept, 0)
+    for descriptor in (kept, theirs, ours):
+        os.close(descriptor)
+
+
+@pytest.mark.usefixtures("_yes_on_standard_input")
 def test_a_licence_is_never_accepted_for_the_user() -> None:
     error, output = said(refusals.launch_licensed)
     assert str(error) == (
