@@ -87,7 +87,7 @@ def test_ppo_learns_to_balance(tmp_path: Path) -> None:
     import budwood
 
     result = budwood.run(CONFIG, output=str(tmp_path), tracking__enabled=False)
-    assert result.metrics["eval/return"] > 3.0
+    assert result.metrics["eval/return_mean"] > 3.0
     assert random_returns(64, 1).mean() < -2.0
 
 
