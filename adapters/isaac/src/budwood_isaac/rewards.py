@@ -26,13 +26,16 @@ class PerTermRewards:
         self.author_weights = self._weights()
         self._signs = [-1.0 if weight < 0 else 1.0 for weight in self.author_weights]
         self.terms = torch.zeros(0, len(self.names), dtype=torch.float64)
+        self._magnitudes: torch.Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._manager, name)
 
     def compute(self, dt: float) -> torch.Tensor:
         """The author's total (n,), to the bit what the manager itself returns under the author's weights."""
-        self.author_weights = self._weights()
+        weights = self._weights()
+        if weights != self.author_weights:
+            self.author_weights, self._magnitudes = weights, None
         self._set(self._signs)
         try:
             self._manager.compute(dt=dt)
@@ -40,9 +43,10 @@ class PerTermRewards:
             self._set(self.author_weights)
         signed: torch.Tensor = self._manager._step_reward
         self.terms = signed.to(torch.float64) * dt
-        magnitudes = [weight * sign for weight, sign in zip(self.author_weights, self._signs, strict=True)]
-        weighted = signed * torch.tensor(magnitudes, dtype=signed.dtype, device=signed.device)
-        weighted[:, [weight == 0.0 for weight in self.author_weights]] = 0.0  # 0 x inf is no zero
+        if self._magnitudes is None:
+            signs = zip(self.author_weights, self._signs, strict=True)
+            self._magnitudes = signed.new_tensor([weight * sign for weight, sign in signs])
+        weighted = torch.where(self._magnitudes == 0, 0.0, signed * self._magnitudes)  # 0 x inf is no zero
         return weighted.sum(dim=1).mul_(dt)
 
     def _weights(self) -> list[float]:
