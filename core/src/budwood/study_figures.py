@@ -102,8 +102,11 @@ def _profiles(axes: Axes, config: StudyConfig, tables: Tables) -> None:
     scores = tables.scores[main]
     everything = np.concatenate(list(scores.values()))
     thresholds = np.unique(np.concatenate([np.linspace(everything.min(), everything.max(), THRESHOLDS), everything]))
+    # Steps to a threshold: who has not got there before the budget is at no number of steps there.
+    never = np.inf if config.metrics[main].reaches is None or config.budget is None else config.budget
     for index, (variant, values) in enumerate(scores.items()):
         if len(values):
+            values = np.where(values >= never, thresholds[-1] + 1.0, values)
             band = statistics.profile(values, thresholds, lower_is_better=lower)
             # A run counts at its own score: the share changes just after it, or, where less is better, from there on.
             where: Any = "post" if lower else "pre"
