@@ -113,6 +113,10 @@ def test_a_spent_search_trains_on_and_leaves_whichever_policy_is_better(make):
     assert worse.control.policy == 200
     better = make([0.0, 0.5, 0.0, 0.25, 0.5], total=600).train(99).end()
     assert better.control.policy == 600
+    assert len(better.logged("last_P")) == 1
+    budget = make([0.0, 0.5, 0.0, 0.25, 0.75], total=900).train(11).end()
+    assert budget.logged("last_P") == [0.75], "measured when the run ends before its last step, too"
+    assert budget.control.policy == 550
     just_spent = make([0.0, 0.5, 0.0, 0.25], total=400).train(99).end()
     assert just_spent.logged("last_P") == []
     assert just_spent.control.policy == 200

@@ -207,7 +207,8 @@ class Search(RunCallback):
             self._stop(control, f"{number + 1} policies were trained afresh under the best weights")
 
     def _leave_best(self, control: RunControl) -> None:
-        if self.loop.over and not self.loop.solved and not self.retraining.started and control.steps > self.began:
+        trained_on = self.loop.over and not self.loop.solved and not self.retraining.started
+        if trained_on and control.steps > self.began and not self.kept.left:
             performance = self._measure(control)
             control.log({f"{PLUGIN}/last_{name}": value for name, value in performance.metrics().items()})
             if (performance.p, performance.soft) >= self.kept.score:
@@ -215,7 +216,8 @@ class Search(RunCallback):
         self.kept.leave(control)
 
     def on_run_end(self, control: RunControl) -> None:
-        self.kept.leave(control)
+        if self._loop is not None:
+            self._leave_best(control)
 
     # ---- what is logged and saved ------------------------------------------------------------------------------------
 

@@ -36,6 +36,11 @@ class Kept:
         """The policy in training is the best so far."""
         self.policy, self.score, self.current = control.policy_state(), score, True
 
+    @property
+    def left(self) -> bool:
+        """Whether the policy in training is the best, or has been set aside for it."""
+        return self.current or self._aside is not None
+
     def moved(self) -> None:
         """The policy in training has been updated: the one set aside is not it any more."""
         self.current, self._aside = False, None
@@ -46,7 +51,7 @@ class Kept:
 
     def leave(self, control: RunControl) -> None:
         """Make the best policy the one that is saved and exported now."""
-        if self.policy is None or self.current or self._aside is not None:
+        if self.policy is None or self.left:
             return
         self._aside = control.policy_state()
         control.load_policy(self.policy)
