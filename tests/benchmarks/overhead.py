@@ -1,6 +1,6 @@
 """CPU time of training through budwood against a bare Stable-Baselines3 script, in interleaved pairs.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/overhead.py                 # all three comparisons, about 10 minutes
+    OMP_NUM_THREADS=1 python tests/benchmarks/overhead.py                 # both comparisons, about 6 minutes
     OMP_NUM_THREADS=1 python tests/benchmarks/overhead.py none --pairs 5
 
 PPO on 8 x HalfCheetah-v5, n_steps 256, batch 512, 4 epochs, one torch thread; tracking, evaluation and checkpoints off.
@@ -92,12 +92,12 @@ def interval(ratios: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", nargs="*", choices=[*COMPARISONS, []], default=list(COMPARISONS))
+    parser.add_argument("which", nargs="*", choices=COMPARISONS, help="default: all")
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--steps", type=int, default=16_384)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for name in options.which:
+    for name in options.which or COMPARISONS:
         plugins, bound = COMPARISONS[name]
         ours, theirs = compare(lambda steps, plugins=plugins: grafted(steps, plugins), options.steps, options.pairs)
         ratios = ours / theirs
