@@ -257,10 +257,12 @@ def test_a_callback_can_take_the_policy_and_put_it_back() -> None:
             control.load_policy(self.kept)
 
     trainer = Counter(50)
-    made, _ = session(trainer, Keeps())
+    made, _ = session(trainer, Keeps(), rhythm=Rhythm(50, 1))
     trainer.fit(made)  # type: ignore[arg-type]
+    assert [step for step, _ in made.evaluations] == [50]
     made.finish()
     assert trainer.resets == [10]
+    assert [step for step, _ in made.evaluations] == [50, 50], "what the run leaves is what was evaluated last"
 
 
 def test_interrupt_stops_at_the_next_boundary_with_a_checkpoint() -> None:

@@ -79,6 +79,7 @@ class Session:
         self.stopped: str | None = None
         self.interrupted = False
         self._reset_seed: int | None = None
+        self._evaluated = False
         self.ended_at = -1
         self._recorder, self._screen, self._rhythm, self._save = recorder, screen, rhythm, save
         self._restored = restored
@@ -128,6 +129,7 @@ class Session:
 
     def load_policy(self, state: StateTree) -> None:
         self.trainer.load_policy(state)
+        self._evaluated = False
 
     def checkpoint(self) -> None:
         if self._save is not None:
@@ -167,16 +169,19 @@ class Session:
         return self._goes_on()
 
     def finish(self) -> None:
-        """After training: the last evaluation, evaluators and checkpoint, unless this instant already has them."""
+        """After training: the last evaluation, evaluators and checkpoint, unless this instant already has them.
+
+        Callbacks come first: what is evaluated is the policy that the run leaves behind.
+        """
         if not self.interrupted and self.ended_at != self.steps:
-            if self._rhythm.episodes and (not self.evaluations or self.evaluations[-1][0] != self.steps):
+            for callback in self.contributions.callbacks:
+                with self._blaming(callback, "on_run_end"):
+                    callback.value.on_run_end(self)
+            if self._rhythm.episodes and not (self._evaluated and self.evaluations[-1][0] == self.steps):
                 self._evaluate_now()
             for item, due in self._evaluators:
                 if due.last != self.steps:
                     self._run_evaluator(item)
-            for callback in self.contributions.callbacks:
-                with self._blaming(callback, "on_run_end"):
-                    callback.value.on_run_end(self)
             self.ended_at = self.steps
         if self._save is not None:
             self._save_now()
@@ -229,6 +234,7 @@ class Session:
     def _evaluate_now(self) -> None:
         evaluation = self.evaluate(self._rhythm.episodes, self._rhythm.evaluation_seed)
         self.evaluations.append((self.steps, evaluation))
+        self._evaluated = True
         returns = evaluation.returns
         spread = float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
         self.log(
@@ -271,6 +277,7 @@ class Session:
             "ended_at": self.ended_at,
             "stopped": self.stopped,
             "reset_seed": self._reset_seed,
+            "evaluated": self._evaluated,
             "evaluators": [due.last for _, due in self._evaluators],
             "latest": dict(self.latest),
             "evaluations": [
@@ -298,6 +305,7 @@ class Session:
         self.ended_at = state["ended_at"]
         self.stopped = state["stopped"]
         self._reset_seed = state["reset_seed"]
+        self._evaluated = state["evaluated"]
         self.latest = dict(state["latest"])
         self.evaluations = [
             (e["step"], Evaluation(e["returns"], e["lengths"], e["env_steps"], e["seed"])) for e in state["evaluations"]

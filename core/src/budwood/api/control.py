@@ -80,6 +80,7 @@ class RunCallback:
     """Override what you need; an event nobody overrides costs nothing.
 
     Order at a boundary: ``on_rollout_end`` -> (the trainer updates) -> ``on_update_end`` -> ``on_eval`` -> checkpoint.
+    At the end: ``on_run_end`` -> the last ``on_eval``, of the policy that the run leaves behind -> checkpoint.
     A callback that holds state gives ``state_dict`` / ``load_state_dict``; both are called at boundaries only. What
     ``on_checkpoint`` changes or logs is not in the checkpoint it is told of. After a resume ``on_run_start`` comes first,
     with ``log`` silent, then ``load_state_dict``.
