@@ -91,3 +91,10 @@ def test_task_may_stand_first_and_changes_nothing():
     listed = ShapingConfig.model_validate({"terms": ["task", "speed"], "criteria": criteria})
     assert listed == ShapingConfig.model_validate({"terms": ["speed"], "criteria": criteria})
     assert listed.names == ["speed"]
+
+
+def test_criteria_may_be_named():
+    named = section(criteria=["distance", *CRITERIA])
+    assert named.criteria[0] == "distance"
+    with pytest.raises(pydantic.ValidationError, match="criteria: 'far' is used twice"):
+        section(criteria=["far", *CRITERIA])

@@ -66,7 +66,8 @@ class Watch:
         self.pack = PACKS[env_id]
         self.registry = Registry(env_id, [Contributed({env_id: self.pack}, "own", "own 1.0")])
         self.falls: list[np.ndarray] = []
-        self.signals: dict[str, list[np.ndarray]] = {name: [] for name in self.pack.signals}
+        read = [*self.pack.signals, *(criterion.source for criterion in self.pack.criteria)]
+        self.signals: dict[str, list[np.ndarray]] = {name: [] for name in read}
 
     def __call__(self, batch: StepBatch) -> np.ndarray:
         self.falls.append(batch.dones & ~batch.timeouts)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from budwood.api import ConfigError, Contributed, ContributionError, PluginError
-from budwood_reward_shaping.config import InlineTerm
+from budwood_reward_shaping.config import CriterionConfig, InlineTerm
 from budwood_reward_shaping.plugin import RewardShaping
 from budwood_reward_shaping.terms import (
     KIND,
@@ -129,3 +129,22 @@ def test_signs_are_checked_on_the_first_thousand_samples():
     check(good)
     assert check.left <= 0
     assert SignCheck([terms[2]], [1]).left == 0
+
+
+def test_criteria_by_name_are_those_of_the_environments_pack(registry):
+    own = CriterionConfig(name="far", source="x_position", stat="final", op=">=", threshold=10.0)
+    known = registry("HalfCheetah-v5", offer({"HalfCheetah-v5": Pack(criteria=(own,))}))
+    assert known.criterion("advances").threshold == 1.0
+    assert known.criterion("far") is known.criterion(own) is own
+    with pytest.raises(ConfigError) as error:
+        known.criterion("advance")
+    assert str(error.value) == (
+        "plugins.reward_shaping.criteria: no criterion 'advance' is known for HalfCheetah-v5; known are advances, far, "
+        "stays_upright. Did you mean 'advances'?"
+    )
+
+
+def test_two_packs_may_not_define_one_criterion(registry):
+    again = CriterionConfig(name="advances", source="x_position", stat="final", op=">=", threshold=10.0)
+    with pytest.raises(PluginError, match="two packs define 'criterion advances' for HalfCheetah-v5"):
+        registry("HalfCheetah-v5", offer({"HalfCheetah-v5": Pack(criteria=(again,))}))

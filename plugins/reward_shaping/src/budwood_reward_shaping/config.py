@@ -154,7 +154,9 @@ class ShapingConfig(Config):
 
     terms: list[str | InlineTerm] = Field(min_length=1, description="names from the environment's pack, or info keys")
     pack: str | None = Field(default=None, description="environment id whose terms are used; default: the run's own")
-    criteria: list[CriterionConfig] = Field(default_factory=list, description="what an episode must meet")
+    criteria: list[str | CriterionConfig] = Field(
+        default_factory=list, description="what an episode must meet: names from the environment's pack, or written out"
+    )
     task_mode: Literal["all", "fraction"] = Field(
         default="all", description="task reward of an episode: all criteria met, or the part met"
     )
@@ -192,7 +194,7 @@ class ShapingConfig(Config):
                 "terms: 'task' follows from the criteria and may only stand first; its weight is weights.w_task"
             )
         problems += [f"terms: {name!r} is listed twice" for name in sorted({n for n in names if names.count(n) > 1})]
-        criteria = [criterion.name for criterion in self.criteria]
+        criteria = [criterion if isinstance(criterion, str) else criterion.name for criterion in self.criteria]
         problems += [f"criteria: {n!r} is used twice" for n in sorted({n for n in criteria if criteria.count(n) > 1})]
         scales = self.weights.scale if isinstance(self.weights.scale, dict) else {}
         for key, given in (("initial", self.weights.initial), ("scale", scales)):

@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium import spaces
 
 from budwood.api import Array, StepBatch
+from budwood_reward_shaping.config import CriterionConfig
 from budwood_reward_shaping.terms import BatchTerm, InfoTerm, Pack
 
 DT, STEPS = 0.1, 50
@@ -55,7 +56,13 @@ DISTRACTORS = (
 )
 """Signals in the units of ``speed``: a second of one unit is worth 1."""
 
-_PACK = Pack((InfoTerm("speed", "speed"), InfoTerm("effort", "effort", sign="-"), *DISTRACTORS))
+_PACK = Pack(
+    (InfoTerm("speed", "speed"), InfoTerm("effort", "effort", sign="-"), *DISTRACTORS),
+    criteria=(
+        CriterionConfig(name="distance", source="x", stat="final", op=">=", threshold=DISTANCE),
+        CriterionConfig(name="budget", source="effort", stat="sum", op=">=", threshold=-BUDGET),
+    ),
+)
 PACKS = {"ReachBudget": _PACK, "ReachBudget-v0": _PACK}
 """By class and by Gymnasium id."""
 

@@ -82,7 +82,8 @@ def assemble(run: Run) -> Shaping:
     registry = Registry(config.pack or run.env_id, run.components(KIND))
     terms = [registry.term(wanted) for wanted in config.terms]
     named = {term.name: term for term in terms}
-    criteria = [Criterion(c.name, registry.source(c.source, named), c.stat, c.op, c.threshold) for c in config.criteria]
+    wanted_criteria = [registry.criterion(criterion) for criterion in config.criteria]
+    criteria = [Criterion(c.name, registry.source(c.source, named), c.stat, c.op, c.threshold) for c in wanted_criteria]
     names, given = config.names, config.weights.scale
     wanted_scales = [given[name] if isinstance(given, dict) else given for name in names]
     scales = np.array([scale if isinstance(scale, float | int) else 1.0 for scale in wanted_scales])

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from budwood.api import Array, ConfigError, Contributed, ContributionError, PluginError, RewardTerm, StepBatch
-from budwood_reward_shaping.config import InlineTerm
+from budwood_reward_shaping.config import CriterionConfig, InlineTerm
 
 KIND = "reward_shaping.terms"
 ANY = "*"
@@ -120,10 +120,12 @@ Term = InfoTerm | ObsTerm | BatchTerm | NativeTerm
 
 @dataclass(frozen=True)
 class Pack:
-    """Terms for an environment, and signals that only criteria read: an info key, or a function of the step."""
+    """Terms for an environment, signals that only criteria read (an info key, or a function of the step), and criteria that a
+    configuration may name."""
 
     terms: Sequence[Term] = ()
     signals: Mapping[str, str | Signal] = field(default_factory=dict)
+    criteria: Sequence[CriterionConfig] = ()
 
 
 def action_sq(batch: StepBatch) -> Array:
@@ -142,12 +144,13 @@ GENERAL = Pack((NativeTerm(),), {"action_sq": action_sq, "step": one})
 
 
 class Registry:
-    """All terms and signals for one environment."""
+    """All terms, signals and criteria for one environment."""
 
     def __init__(self, env_id: str | None, offered: Sequence[Contributed[Mapping[str, Any]]]) -> None:
         self.env_id = None if env_id is None else env_id.rpartition(":")[2]
         self.terms: dict[str, Term] = {}
         self.signals: dict[str, Signal] = {}
+        self.criteria: dict[str, CriterionConfig] = {}
         self._owners: dict[str, str] = {}
         self._elsewhere: dict[str, list[str]] = {}
         self._add(GENERAL, "budwood-reward-shaping")
@@ -165,6 +168,9 @@ class Registry:
         for name, signal in pack.signals.items():
             self._own(name, who)
             self.signals[name] = InfoReader((signal,)) if isinstance(signal, str) else signal
+        for criterion in pack.criteria:
+            self._own(f"criterion {criterion.name}", who)
+            self.criteria[criterion.name] = criterion
 
     def _own(self, name: str, who: str) -> None:
         if name in self._owners:
@@ -193,6 +199,20 @@ class Registry:
         inline = "write it out as {name: NAME, info: INFO_KEY}"
         packs = ", ".join(sorted(self._elsewhere))
         return f"Either {inline}, or set pack to one of {packs}" if self.env_id is None else f"You may {inline}"
+
+    def criterion(self, wanted: str | CriterionConfig) -> CriterionConfig:
+        """The criterion of that name, or the one written out in the configuration."""
+        if isinstance(wanted, CriterionConfig):
+            return wanted
+        if wanted in self.criteria:
+            return self.criteria[wanted]
+        near = difflib.get_close_matches(wanted, self.criteria, n=1)
+        raise ConfigError(
+            f"no criterion {wanted!r} is known for {self.env_id or 'an environment that is not named yet'}; "
+            f"known are {', '.join(sorted(self.criteria)) or 'none'}",
+            where="plugins.reward_shaping.criteria",
+            do=f"Did you mean {near[0]!r}?" if near else "Write it out: {name, source, stat, op, threshold}",
+        )
 
     def source(self, name: str, inline: Mapping[str, Term]) -> Signal:
         """What a criterion reads: a signal, a term (of the pack or written out), else the info key of that name."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from budwood.api import Array, StepBatch
+from budwood_reward_shaping.config import CriterionConfig
 from budwood_reward_shaping.packs.parts import Distance
 from budwood_reward_shaping.terms import BatchTerm, InfoTerm, Pack
 
@@ -33,9 +34,11 @@ REACHER = Pack(
         BatchTerm("still", still, sign="-"),
     ),
     {"distance": Distance(TO_TARGET, 2), "speed": Distance(JOINTS.start, 2)},
+    (CriterionConfig(name="reaches", source="distance", stat="final", op="<=", threshold=0.05),),
 )
 
 PUSH, NEAR = InfoTerm("push", "reward_dist", sign="-"), InfoTerm("near", "reward_near", sign="-")
 PUSHER_SIGNALS = {"distance": Distance(OBJECT, 3, GOAL), "gap": Distance(OBJECT, 3, TIP)}
-PUSHER_V4 = Pack((PUSH, NEAR, InfoTerm("effort", "reward_ctrl", sign="-", factor=0.1)), PUSHER_SIGNALS)
-PUSHER_V5 = Pack((PUSH, NEAR, InfoTerm("effort", "reward_ctrl", sign="-")), PUSHER_SIGNALS)
+PUSHES = CriterionConfig(name="pushes", source="distance", stat="final", op="<=", threshold=0.1)
+PUSHER_V4 = Pack((PUSH, NEAR, InfoTerm("effort", "reward_ctrl", sign="-", factor=0.1)), PUSHER_SIGNALS, (PUSHES,))
+PUSHER_V5 = Pack((PUSH, NEAR, InfoTerm("effort", "reward_ctrl", sign="-")), PUSHER_SIGNALS, (PUSHES,))

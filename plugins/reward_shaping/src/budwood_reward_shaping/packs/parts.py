@@ -11,10 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from budwood.api import Array, StepBatch
+from budwood_reward_shaping.config import CriterionConfig
 from budwood_reward_shaping.terms import action_sq
 
 TILTED = 1.0
 """Radians from upright at which a body no longer counts as upright."""
+
+
+ADVANCES = CriterionConfig(name="advances", source="x_velocity", stat="mean", op=">=", threshold=1.0)
+STAYS_UPRIGHT = CriterionConfig(name="stays_upright", source="is_upright", stat="mean", op=">=", threshold=0.9)
+LASTS = CriterionConfig(name="lasts", source="step", stat="sum", op=">=", threshold=1000.0)
+"""The tasks' own time limit."""
 
 
 def minus_abs(values: Array) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from budwood.api import Array, StepBatch
-from budwood_reward_shaping.packs.parts import Alive, Component, effort, minus_abs
+from budwood_reward_shaping.packs.parts import LASTS, Alive, Component, effort, minus_abs
 from budwood_reward_shaping.terms import BatchTerm, ObsTerm, Pack
 
 CART, ANGLE = 0, 1
@@ -48,6 +48,7 @@ EFFORT, CENTRED = BatchTerm("effort", effort, sign="-"), ObsTerm("centred", CART
 SINGLE = Pack(
     (BatchTerm("alive", Alive(), sign="+"), ObsTerm("upright", ANGLE, minus_abs, sign="-"), CENTRED, EFFORT),
     {"angle": Component(ANGLE), "position": Component(CART)},
+    (LASTS,),
 )
 DOUBLE = Pack(
     (
@@ -58,4 +59,5 @@ DOUBLE = Pack(
         EFFORT,
     ),
     {"tip_height": tip_height, "position": Component(CART)},
+    (LASTS,),
 )

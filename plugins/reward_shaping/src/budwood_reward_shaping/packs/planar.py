@@ -9,7 +9,16 @@ from __future__ import annotations
 import numpy as np
 
 from budwood.api import Array, StepBatch
-from budwood_reward_shaping.packs.parts import TILTED, Alive, Component, effort, minus_abs
+from budwood_reward_shaping.packs.parts import (
+    ADVANCES,
+    LASTS,
+    STAYS_UPRIGHT,
+    TILTED,
+    Alive,
+    Component,
+    effort,
+    minus_abs,
+)
 from budwood_reward_shaping.terms import BatchTerm, InfoTerm, ObsTerm, Pack, Signal
 
 HEIGHT, PITCH = 0, 1
@@ -34,8 +43,10 @@ EFFORT = InfoTerm("effort", "reward_ctrl", sign="-")
 UPRIGHT = ObsTerm("upright", PITCH, minus_abs, sign="-")
 SIGNALS: dict[str, str | Signal] = {"is_upright": is_upright, "height": Component(HEIGHT)}
 
-CHEETAH = Pack((FORWARD, EFFORT, UPRIGHT), SIGNALS)
+CHEETAH = Pack((FORWARD, EFFORT, UPRIGHT), SIGNALS, (ADVANCES, STAYS_UPRIGHT))
 WALKER = Pack(
-    (FORWARD, BatchTerm("effort", walking_effort, sign="-"), UPRIGHT, BatchTerm("alive", Alive(), sign="+")), SIGNALS
+    (FORWARD, BatchTerm("effort", walking_effort, sign="-"), UPRIGHT, BatchTerm("alive", Alive(), sign="+")),
+    SIGNALS,
+    (ADVANCES, STAYS_UPRIGHT, LASTS),
 )
 SWIMMER = Pack((FORWARD, EFFORT, ObsTerm("straight", HEADING, minus_abs, sign="-")))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from budwood.api import Array, StepBatch
-from budwood_reward_shaping.packs.parts import TILTED, Alive, Component, drift
+from budwood_reward_shaping.packs.parts import ADVANCES, LASTS, STAYS_UPRIGHT, TILTED, Alive, Component, drift
 from budwood_reward_shaping.terms import BatchTerm, InfoTerm, Pack, Signal
 
 HEIGHT = 0
@@ -72,8 +72,9 @@ ANT_V4 = Pack(
         DRIFT,
     ),
     SIGNALS,
+    (ADVANCES, STAYS_UPRIGHT, LASTS),
 )
-ANT_V5 = Pack((*ANT_V4.terms, InfoTerm("contact", "reward_contact", sign="-")), SIGNALS)
+ANT_V5 = Pack((*ANT_V4.terms, InfoTerm("contact", "reward_contact", sign="-")), SIGNALS, ANT_V4.criteria)
 
 HUMANOID_V4 = Pack(
     (
@@ -84,9 +85,12 @@ HUMANOID_V4 = Pack(
         DRIFT,
     ),
     SIGNALS,
+    (ADVANCES, STAYS_UPRIGHT, LASTS),
 )
 HUMANOID_V5 = Pack(
-    (*HUMANOID_V4.terms, InfoTerm("contact", "reward_contact", sign="-", aliases=("reward_impact",))), SIGNALS
+    (*HUMANOID_V4.terms, InfoTerm("contact", "reward_contact", sign="-", aliases=("reward_impact",))),
+    SIGNALS,
+    HUMANOID_V4.criteria,
 )
 STANDUP = Pack(
     (
