@@ -256,13 +256,37 @@ def test_a_callback_can_take_the_policy_and_put_it_back() -> None:
         def on_run_end(self, control: RunControl) -> None:
             control.load_policy(self.kept)
 
+    def probe(control: RunControl) -> EvalReport:
+        probed.append((control.steps, list(trainer.resets)))
+        return EvalReport()
+
+    probed: list[tuple[int, list[int]]] = []
     trainer = Counter(50)
-    made, _ = session(trainer, Keeps(), rhythm=Rhythm(50, 1))
+    contributions = Contributions(callbacks=[owned(Keeps())], evaluators=[owned(Evaluator("probe", 50, probe))])
+    made, _ = session(trainer, rhythm=Rhythm(50, 1), contributions=contributions)
     trainer.fit(made)  # type: ignore[arg-type]
     assert [step for step, _ in made.evaluations] == [50]
     made.finish()
     assert trainer.resets == [10]
     assert [step for step, _ in made.evaluations] == [50, 50], "what the run leaves is what was evaluated last"
+    assert probed == [(50, [10, 20, 30, 40]), (50, [10])]
+
+
+def test_a_stop_asked_for_at_the_start_of_a_resume_is_not_lost() -> None:
+    class Full(RunCallback):
+        def on_run_start(self, control: RunControl) -> None:
+            if full:
+                control.stop("the disk is nearly full")
+
+    full: list[int] = []
+    saves: list[StateTree] = []
+    trainer = Counter(40)
+    made, _ = session(trainer, Full(), rhythm=Rhythm(None, 0, 0, 20), saves=saves)
+    trainer.fit(made)  # type: ignore[arg-type]
+    full.append(1)
+    again, _ = session(Counter(40), Full(), saves=[], restored=saves[0])
+    assert not again.start()
+    assert again.stopped == "the disk is nearly full"
 
 
 def test_interrupt_stops_at_the_next_boundary_with_a_checkpoint() -> None:

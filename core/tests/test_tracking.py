@@ -446,8 +446,8 @@ def test_a_cell_nests_in_its_study_once_that_is_in_the_store(output: Path) -> No
     Sink(cell.folder).run(deadline=0)
     assert State.load(cell.folder).phase == "unreachable"
     assert "not in the store yet" in State.load(cell.folder).error
-    assert tracking.pending(output) == [study.folder, cell.folder], "studies come before their cells"
-    for folder in tracking.pending(output):
+    assert tracking.pending(output).folders == [study.folder, cell.folder], "studies come before their cells"
+    for folder in tracking.pending(output).folders:
         Sink(folder).run(deadline=0)
     assert tracked(cell.folder).data.tags["mlflow.parentRunId"] == State.load(study.folder).mlflow_run_id
     assert_exactly_once(cell.folder, 3)

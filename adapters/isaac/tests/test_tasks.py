@@ -65,6 +65,10 @@ def test_changes_reach_every_level_and_keep_types() -> None:
             "env.args.scene.num_envs: scene.num_envs of the task follows from the run. Set env.n_envs instead.",
         ),
         (
+            {"episode_length_s": {"value": 3}},
+            "env.args.episode_length_s: episode_length_s of the task is 5.0 and has no settings of its own. Give it one value.",
+        ),
+        (
             {"compute_final_obs": True},
             "env.args.compute_final_obs: compute_final_obs of the task follows from the run. Leave it out.",
         ),

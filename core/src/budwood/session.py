@@ -105,6 +105,14 @@ class Session:
         """Whether the budget of environment steps is used up. Only the last evaluation comes on top of it."""
         return self._rhythm.budget is not None and self.env_steps >= self._rhythm.budget
 
+    @property
+    def goes_on(self) -> bool:
+        return self._unstopped and self.steps < self.total_steps
+
+    @property
+    def _unstopped(self) -> bool:
+        return self.stopped is None and not self.interrupted and not self.spent
+
     def log(self, metrics: Mapping[str, float], steps: int | None = None) -> None:
         if self._muted:
             return
@@ -130,6 +138,8 @@ class Session:
     def load_policy(self, state: StateTree) -> None:
         self.trainer.load_policy(state)
         self._evaluated = False
+        for _, due in self._evaluators:
+            due.last = -1
 
     def checkpoint(self) -> None:
         if self._save is not None:
@@ -197,12 +207,11 @@ class Session:
     def _goes_on(self) -> bool:
         """Whether there is anything left to train. A policy is reset last of all and only then, so that what is evaluated,
         saved and exported at this boundary is the one that was trained."""
-        goes_on = self.stopped is None and not self.interrupted and not self.spent
-        if goes_on and self._reset_seed is not None and self.steps < self.total_steps:
+        if self.goes_on and self._reset_seed is not None:
             self.trainer.reset_policy(self._reset_seed)
             self._reset_seed = None
         self._plan()
-        return goes_on
+        return self._unstopped
 
     def _work(self) -> None:
         with self._timed("callbacks"):
@@ -303,7 +312,7 @@ class Session:
         self.steps = state["steps"]
         self.evaluation_steps = state["evaluation_steps"]
         self.ended_at = state["ended_at"]
-        self.stopped = state["stopped"]
+        self.stopped = self.stopped or state["stopped"]
         self._reset_seed = state["reset_seed"]
         self._evaluated = state["evaluated"]
         self.latest = dict(state["latest"])

@@ -110,7 +110,7 @@ def train(
             paths = _leave(folder, planned, trainer, session, status, seconds(), notes)
             for artifact in (paths["report"], paths["native"], paths["checkpoint"]):
                 events.artifact(Path(artifact))
-            stopped_at = session.steps if session.stopped else None
+            stopped_at = session.steps if status == "stopped" else None
             folder.write_status(
                 status=status, ended=time.time(), **spent(), latest=session.latest, stopped_at=stopped_at
             )

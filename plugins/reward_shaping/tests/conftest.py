@@ -52,6 +52,10 @@ class Control:
         self.policy = 0
         self.loaded: list[int] = []
 
+    @property
+    def goes_on(self) -> bool:
+        return self.stopped is None and self.steps < self.total_steps
+
     def log(self, metrics: dict[str, float]) -> None:
         self.logged.append(dict(metrics))
 

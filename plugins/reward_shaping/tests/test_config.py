@@ -98,3 +98,16 @@ def test_criteria_may_be_named():
     assert named.criteria[0] == "distance"
     with pytest.raises(pydantic.ValidationError, match="criteria: 'far' is used twice"):
         section(criteria=["far", *CRITERIA])
+
+
+def test_beta_needs_a_novelty_to_be_weighed_against():
+    with pytest.raises(pydantic.ValidationError, match="beta: is weighed against novelty"):
+        section(explore={"beta": 1.0, "novelty": "uniform"})
+
+
+def test_weights_of_the_state_start_within_their_bounds():
+    wide = {"param": "state", "initial": {"speed": 10.0, "effort": 0.1}}
+    assert section(weights=wide).weights.initial == wide["initial"]
+    message = r"weights\.initial: over the geometric mean of all, speed lies outside the bounds"
+    with pytest.raises(pydantic.ValidationError, match=message):
+        section(terms=["speed", "effort", "push"], weights={**wide, "initial": {**wide["initial"], "push": 0.1}})

@@ -105,7 +105,7 @@ def test_report_shows_weights_and_decisions(tmp_path):
     (section,) = sections(made, history)
     assert len(section.table) == 5
     assert section.table[0]["speed"] == "1"
-    assert "5 weight vectors were trained under and evaluated" in section.text[0]
+    assert "Policies were trained and evaluated 5 times" in section.text[0]
     assert sections(made, {}) == []
 
 

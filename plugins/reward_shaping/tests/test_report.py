@@ -96,7 +96,7 @@ def test_performance_is_marked_by_decision_beside_the_first_weights():
     assert [series.label for series in shown.series][:3] == decisions
     assert [series.label for series in figures["Hypergradient"].series] == decisions
     assert section.text == (
-        "3 weight vectors were trained under and evaluated, with 1 jumps and 1 gradient steps. P reached 0.9 in outer step "
+        "Policies were trained and evaluated 3 times, with 1 jumps and 1 gradient steps. P reached 0.9 in outer step "
         "3. Equal weights, tried first, had P = 0.00; the best P was 1.00, with the weights speed 0.25, effort 1.",
     )
     assert [row["then"] for row in section.table] == ["gradient step", "jump, novelty 1.2", "weights kept"]

@@ -102,8 +102,7 @@ def test_weights_of_the_state_follow_the_gradient(tmp_path):
     result = run(made)
     stepped, spread = series(result, "stepped"), series(result, "w_spread/speed")
     assert spread[0] == 0.0
-    if 1.0 in stepped[:-1]:
-        assert spread[stepped.index(1.0) + 1] > 0
+    assert spread[stepped[:-1].index(1.0) + 1] > 0
     mean = np.array([series(result, "w/speed"), series(result, "w/effort")])
     np.testing.assert_allclose(mean.sum(axis=0), 2.0)
 
@@ -291,3 +290,21 @@ def test_a_term_that_is_not_a_number_is_named(tmp_path):
         model.learn(64)
     assert "reward term reward_shaping.speed is nan in environment 1" in str(error.value)
     assert error.value.who.startswith("budwood-reward-shaping ")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "outer", "message"),
+    [
+        ({"args": {"n_steps": 50, "batch_size": 100, "use_sde": True}}, {}, "no log-probability of stored actions"),
+        ({"algo": "a2c", "args": {"n_steps": 50}}, {"precond": "adam"}, "reads the second moments of Adam"),
+    ],
+)
+def test_what_no_gradient_can_go_through_is_said_in_the_first_rollout(tmp_path, trainer, outer, message):
+    """Not when the first gradient appears: on a task that is never done that would be never."""
+    from budwood import run
+    from budwood.api import BindingError
+
+    made = config(tmp_path, outer={**OUTER, **outer})
+    made["trainer"] |= trainer
+    with pytest.raises(BindingError, match=message):
+        run(made)

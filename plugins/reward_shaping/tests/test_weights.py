@@ -212,3 +212,10 @@ def test_adam_is_torchs():
 
 def test_normalised_steps_have_one_length():
     assert np.linalg.norm(Normalised(0.35).move(np.array([30.0, -1.0, 2.0]))) == pytest.approx(0.35)
+
+
+def test_initial_weights_of_the_simplex_that_fit_the_box_are_not_clipped():
+    space = SimplexWeights(0.1, 10.0)
+    for initial in ([10.0, 0.1], [2.0, 0.5, 0.5], [10.0, 0.1, 0.1]):
+        given = np.array(initial)
+        np.testing.assert_allclose(space.weights(space.start(given)), len(given) * given / given.sum())

@@ -1,7 +1,7 @@
 """The reward terms of a task as a pack: what a plugin that opens ``reward_shaping.terms`` reads.
 
-A pack is anything with ``terms`` and ``signals``; a term is anything with ``name``, ``sign``, ``signal`` and
-``contribution()``. Nothing of that plugin is imported.
+A pack is anything with ``terms`` and ``signals``, and ``criteria`` if it has any; a term is anything with ``name``, ``sign``,
+``signal`` and ``contribution()``. Nothing of that plugin is imported.
 """
 
 from __future__ import annotations

@@ -136,6 +136,12 @@ def change(cfg: Any, changes: Mapping[str, Any], path: str = "") -> None:
                 where=f"env.args.{inner}",
                 do=f"Set {RESERVED[inner]} instead" if RESERVED[inner] else "Leave it out",
             )
+        if not hasattr(cfg, "__dict__") and not isinstance(cfg, dict):
+            raise ConfigError(
+                f"{path[:-1]} of the task is {cfg!r} and has no settings of its own",
+                where=f"env.args.{path[:-1]}",
+                do="Give it one value",
+            )
         known = cfg if isinstance(cfg, dict) else vars(cfg)
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

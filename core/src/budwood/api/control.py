@@ -46,6 +46,10 @@ class RunControl(Protocol):
     @property
     def n_envs(self) -> int: ...
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is anything left to train: not stopped, steps left, budget left. Known on resume as well."""
+
     def log(self, metrics: Mapping[str, float]) -> None:
         """Record numbers at the current step. Names: letters, digits and ``_ - . / : space``; prefix them ``plugin/``."""
 

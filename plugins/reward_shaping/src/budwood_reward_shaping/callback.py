@@ -9,7 +9,7 @@ from budwood_reward_shaping.combination import PLUGIN
 from budwood_reward_shaping.criteria import Performance, measure
 from budwood_reward_shaping.hypergrad import reward_adjoint
 from budwood_reward_shaping.outer import Decision, Generators, OuterLoop
-from budwood_reward_shaping.policy_steps import PolicySteps
+from budwood_reward_shaping.policy_steps import PolicySteps, check_differentiable
 from budwood_reward_shaping.retraining import Kept, Retraining
 from budwood_reward_shaping.shaping import EVALUATION_SEED, FINAL_SEED, FINAL_SPACING, Shaping, claimed_advantages
 
@@ -89,6 +89,8 @@ class Search(RunCallback):
         estimated = self.loop.parts.gradient and self.loop.probing is None
         if estimated and rollout.advantages_by is not None:
             raise claimed_advantages(rollout.advantages_by, self.outer.estimator)
+        if estimated:
+            check_differentiable(rollout, self._steps)
 
     def _counts(self, control: RunControl, rollout: Rollout) -> bool:
         """Whether this rollout is among the last ``rollouts`` of the inner loop."""

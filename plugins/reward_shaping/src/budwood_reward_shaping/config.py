@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -146,6 +147,8 @@ class ExploreConfig(Config):
         low, high = self.probability
         if not 0 <= low <= high <= 1:
             raise ValueError("probability: needs 0 <= lowest <= highest <= 1")
+        if self.beta > 0 and self.novelty == "uniform":
+            raise ValueError("beta: is weighed against novelty, and novelty: uniform has none; use rnd or maxmin")
         return self
 
 
@@ -209,6 +212,16 @@ class ShapingConfig(Config):
                 fixed.append("weights.param: state is what a search finds; fixed weights are static")
             return fixed
         problems = []
+        if self.weights.param == "state" and self.weights.initial is not None:
+            logs = {name: math.log(weight) for name, weight in self.weights.initial.items()}
+            low, high = map(math.log, self.weights.bounds)
+            middle = sum(logs.values()) / len(logs)
+            outside = [name for name, value in logs.items() if not low - 1e-9 <= value - middle <= high + 1e-9]
+            if outside:
+                problems.append(
+                    f"weights.initial: over the geometric mean of all, {', '.join(outside)} lies outside the bounds, within "
+                    "which param: state keeps every weight"
+                )
         if len(self.terms) == 1 and self.weights.param != "static":
             problems.append(f"terms: one term has weight 1 whatever a search over param: {self.weights.param} does")
         if not self.criteria:

@@ -183,6 +183,24 @@ def second_moment(rollout: Rollout) -> Parameters | None:
     return scales
 
 
+def check_differentiable(rollout: Rollout, steps: PolicySteps) -> None:
+    """Whether policy and optimiser give what ``steps`` need; asked early, for a sparse task's first gradient may come late.
+
+    :raises BindingError: no log-probability of stored actions, or no second moments.
+    """
+    like = next(iter(rollout.log_prob.parameters()))
+
+    def first(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {key: first(item) for key, item in part.items()}
+        return torch.as_tensor(part[0], device=like.device)  # (n, ...)
+
+    with torch.no_grad():
+        rollout.log_prob(first(rollout.obs), first(rollout.actions))
+    if steps.adam:
+        second_moment(rollout)
+
+
 def _check_moved_by_adam(scales: Parameters, slopes: Parameters) -> None:
     """Every parameter that the policy's surrogate depends on must have a second moment: those of TRPO's actor have none."""
     still = [name for name, slope in slopes.items() if slope.any() and not scales[name].any()]

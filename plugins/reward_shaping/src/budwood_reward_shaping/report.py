@@ -269,8 +269,8 @@ def _summary(config: ShapingConfig, shown: History) -> tuple[str, ...]:
         f"P reached {target:g} in outer step {reached + 1}" if reached is not None else f"P never reached {target:g}"
     )
     said = [
-        f"{len(performance)} weight vectors were trained under and evaluated, with {jumps} jumps and {steps} gradient "
-        f"steps. {outcome}. {_start(config).capitalize()} weights, tried first, had P = {performance[0]:.2f}; the best P was "
+        f"Policies were trained and evaluated {len(performance)} times, with {jumps} jumps and {steps} gradient steps. "
+        f"{outcome}. {_start(config).capitalize()} weights, tried first, had P = {performance[0]:.2f}; the best P was "
         f"{performance[best]:.2f}{_with_weights(config, shown, best)}."
     ]
     if not any(shown["grad_norm"][1]) and any(shown["zero_grad"][1]):

@@ -64,7 +64,7 @@ class Kept:
         self.policy, self.current, self._aside = state["policy"], state["current"], state["aside"]
         first, second = state["score"]
         self.score = first, second
-        if self._aside is not None and control.steps < control.total_steps:
+        if self._aside is not None and control.goes_on:
             control.load_policy(self._aside)
             self._aside = None
 

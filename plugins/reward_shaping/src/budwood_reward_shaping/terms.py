@@ -168,7 +168,7 @@ class Registry:
         for name, signal in pack.signals.items():
             self._own(name, who)
             self.signals[name] = InfoReader((signal,)) if isinstance(signal, str) else signal
-        for criterion in pack.criteria:
+        for criterion in getattr(pack, "criteria", ()):
             self._own(f"criterion {criterion.name}", who)
             self.criteria[criterion.name] = criterion
 

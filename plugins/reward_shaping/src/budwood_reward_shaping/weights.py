@@ -119,6 +119,13 @@ class SimplexWeights(StaticWeights):
     The bounds hold for exp(phi): no ratio of two weights exceeds highest / lowest.
     """
 
+    def start(self, weights: Array) -> Array:
+        """In the middle of the box, so that ratios which fit into it are not clipped."""
+        logs = np.log(np.asarray(weights, dtype=np.float64))
+        low, high = self.log_bounds
+        centred: Array = logs + (low + high - logs.min() - logs.max()) / 2.0
+        return centred
+
     scale_free: bool = True
 
     def weights(self, phi: Array) -> Array:
