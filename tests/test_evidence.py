@@ -55,15 +55,56 @@ def test_steps_to_success_are_quoted_as_they_are(study: str) -> None:
             assert f"| {row['variant']} | {n - never} of {n} | {middle} | {low} to {high} |" in PAGE.read_text()
 
 
+@pytest.mark.parametrize("study", ["reach_budget", "terms"])
+def test_probabilities_are_those_of_the_runs(study: str) -> None:
+    cells = rows(study, "study")
+    for row in rows(study, "pairs"):
+        if row["metric"] == "steps to success":
+            x, y = (
+                np.array([-float(cell[row["metric"]]) for cell in cells if cell["variant"] == row[side]])
+                for side in "xy"
+            )
+            found = statistics.improvement(x, y)
+            quoted = [float(row[key]) for key in ("probability", "low", "high")]
+            np.testing.assert_allclose(quoted, [found.estimate, found.low, found.high], rtol=1e-12)
+
+
 def test_probabilities_are_quoted_as_they_are() -> None:
-    pairs = {(row["x"], row["y"]): row for row in rows("reach_budget", "pairs") if row["metric"] == "steps to success"}
+    known = {
+        (row["x"], row["y"]): row
+        for study in ("reach_budget", "terms")
+        for row in rows(study, "pairs")
+        if row["metric"] == "steps to success"
+    }
     quoted = re.findall(
         r"^\| ([\w-]+) \| ([\w-]+) \| ([\d.]+) \[([\d.]+), ([\d.]+)\] \|$", PAGE.read_text(), re.MULTILINE
     )
-    assert len(quoted) == 5
+    assert len(quoted) == 9
     for x, y, *numbers in quoted:
-        row = pairs[x, y]
+        row = known[x, y]
         assert [float(number) for number in numbers] == [float(row[key]) for key in ("probability", "low", "high")]
+
+
+def means(study: str, metric: str) -> dict[str, str]:
+    """variant -> mean over runs, as the page writes it."""
+    found = rows(study, "summary")
+    return {row["variant"]: f"{float(row['mean']):.2f}" for row in found if row["metric"] == metric}
+
+
+def test_shares_of_gradient_steps_are_quoted_as_they_are() -> None:
+    share = means("reach_budget", "gradient steps")
+    sentence = (
+        f"{share['gradient']} for `gradient`, {share['gradient-reset']} for `gradient-reset`, {share['morse-rnd']} for "
+        f"`morse-rnd`, {share['morse-maxmin']} for `morse-maxmin` and {share['morse-uniform']} for `morse-uniform`, and "
+        f"{max(means('halfcheetah', 'gradient steps').values())} for all methods on HalfCheetah"
+    )
+    assert sentence in " ".join(PAGE.read_text().split())
+
+
+def test_halfcheetahs_criteria_are_quoted_as_they_are() -> None:
+    speed, effort, upright = (means("halfcheetah", f"{name} met") for name in ("speed", "effort", "upright"))
+    for variant in speed:
+        assert f"| {variant} | {speed[variant]} | {effort[variant]} | {upright[variant]} |" in PAGE.read_text()
 
 
 def test_halfcheetahs_best_performances_are_quoted_as_they_are() -> None:

@@ -32,7 +32,7 @@ def maxmin(candidates: Array, tried: Array, _seed: int) -> Array:
 
 
 def rnd(candidates: Array, tried: Array, seed: int) -> Array:
-    """|h(z) - f(z)|^2 of a fixed random network f and a predictor h that has been trained on the points tried."""
+    """|h(z) - f(z)|^2 of a random network f, drawn under ``seed``, and a predictor h trained on the points tried."""
     generator = torch.Generator().manual_seed(seed)
     target, predictor = (_network(candidates.shape[1], generator) for _ in range(2))
     seen, new = torch.from_numpy(tried), torch.from_numpy(candidates)
