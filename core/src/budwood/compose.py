@@ -264,6 +264,10 @@ def _check(made: Contributions, capabilities: Capabilities, findings: _Findings)
                 f"{', '.join(sorted(capabilities.loss_inputs)) or 'nothing'}",
                 "Choose a trainer that offers it, or switch this contribution off",
             )
+    for item in () if capabilities.rollouts else made.callbacks:
+        if (error := item.value.without_rollouts()) is not None:
+            error.who = error.who or item.who
+            findings.errors.append(error)
     for (kind, _), (item, names) in refused.items():
         reason = capabilities.refused.get(kind, "it has no seam for it")
         findings.binding(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from budwood.api import NATIVE, BindingError, Rollout, TermColumn
+from budwood.api import NATIVE, Rollout, TermColumn
 from budwood_reward_shaping import shaping as assembly
 from budwood_reward_shaping.calibration import Calibration
 from budwood_reward_shaping.callback import Search
@@ -151,27 +151,24 @@ def test_reset_restarts_the_task_statistics(make, control, batch):
     assert shaping.task.state_dict() == {"values": None}
 
 
-def test_a_trainer_without_rollouts_is_refused(make, control):
+def test_a_trainer_without_rollouts_is_refused(make):
     _, [search] = make()
-    search.on_run_start(control(near))
-    with pytest.raises(BindingError) as error:
-        search.on_update_end(control(near))
-    assert str(error.value) == (
+    assert str(search.without_rollouts()) == (
         "plugins.reward_shaping.outer.estimator: estimator one_step follows the rollouts of an on-policy trainer, and this "
         "one shows none. Use estimator: score, a baseline without gradients such as random, trainer.algo: ppo, a2c or trpo, "
         "or keep the weights fixed with outer: null."
     )
     _, [search] = make(outer={**SECTION["outer"], "estimator": "score"})
-    search.on_run_start(control(near))
-    with pytest.raises(BindingError, match="Give inner_steps, the environment steps under each weight vector"):
-        search.on_update_end(control(near))
+    assert "Give outer.inner_steps, the environment steps under each weight vector" in str(search.without_rollouts())
     _, [search] = make(weights={"param": "state", "scale": None}, baseline="random")
-    search.on_run_start(control(near))
-    with pytest.raises(BindingError, match="param: state takes its normaliser from the first rollout"):
-        search.on_update_end(control(near))
+    assert "param: state takes its normaliser from the first rollout" in str(search.without_rollouts())
     _, [calibration] = make(outer=None, weights={"scale": "auto"})
-    with pytest.raises(BindingError, match="scale: auto is measured on the first rollout, and this trainer shows none"):
-        calibration.on_update_end(control(near))
+    assert "scale: auto is measured on the first rollout" in str(calibration.without_rollouts())
+    counted = {"steps": 2, "inner_steps": 100, "estimator": "score"}
+    _, [search] = make(outer=counted)
+    assert search.without_rollouts() is None
+    _, [search] = make(outer={**counted, "estimator": "one_step"}, baseline="random")
+    assert search.without_rollouts() is None
 
 
 def test_auto_scale_comes_from_the_first_rollout_and_stays(make, control):

@@ -135,7 +135,7 @@ def test_fixed_weights_with_an_off_policy_trainer(tmp_path):
         ({}, "estimator one_step follows the rollouts of an on-policy trainer, and this one shows none"),
         (
             {"baseline": "random"},
-            "inner_iterations counts the rollouts of an on-policy trainer, and this one shows none",
+            "an inner loop is counted in the rollouts of an on-policy trainer unless inner_steps says otherwise",
         ),
         (
             {"baseline": "random", "weights": {"param": "state", "scale": None}, "terms": ["speed", "effort"]},
@@ -144,14 +144,17 @@ def test_fixed_weights_with_an_off_policy_trainer(tmp_path):
         ({"outer": None, "weights": {"scale": "auto"}}, "scale: auto is measured on the first rollout"),
     ],
 )
-def test_search_with_an_off_policy_trainer_is_refused(tmp_path, section, message):
+def test_search_with_an_off_policy_trainer_is_refused_before_anything_is_trained(tmp_path, section, message):
     from budwood import run
+    from budwood.runs import explain
 
     made = config(tmp_path, total=300, **section)
     made["trainer"] = {"kind": "sb3", "algo": "sac", "total_timesteps": 300, "args": {"learning_starts": 100}}
-    with pytest.raises(BindingError, match=message) as error:
-        run(made)
-    assert error.value.who.startswith("budwood-reward-shaping ")
+    for ask in (explain, run):
+        with pytest.raises(BindingError, match=message) as error:
+            ask(made)
+        assert error.value.who.startswith("budwood-reward-shaping ")
+    assert not list(tmp_path.glob("*/status.json")), "nothing was begun"
 
 
 @pytest.mark.parametrize(

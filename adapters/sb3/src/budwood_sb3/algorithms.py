@@ -172,7 +172,7 @@ def capabilities(algorithm: Algorithm) -> Capabilities:
         reason = f"the update of {name} has no place for it: PPO, A2C and SAC have"
         refused |= {"loss_terms": reason, "objective": reason}
         inputs = frozenset()
-    return Capabilities(name, seams, refused, inputs)
+    return Capabilities(name, seams, refused, inputs, rollouts=algorithm.on_policy)
 
 
 def _why_no_policy(algorithm: Algorithm) -> str:

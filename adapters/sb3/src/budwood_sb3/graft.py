@@ -58,7 +58,7 @@ def graft_capabilities(target: Any) -> Capabilities | None:
         for kind in ("loss_terms", "objective"):
             seams.pop(kind)
             refused[kind] = f"{cls.__name__} has a train() of its own, which budwood cannot extend"
-    return Capabilities(cls.__name__, seams, refused, known.loss_inputs, GRAFTABLE & set(seams))
+    return Capabilities(cls.__name__, seams, refused, known.loss_inputs, GRAFTABLE & set(seams), known.rollouts)
 
 
 def build(graft: Graft, target: Any) -> Any:

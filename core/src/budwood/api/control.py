@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from budwood.api.errors import ContributionError
+from budwood.api.errors import BudwoodError, ContributionError
 from budwood.api.reward import StepBatch
 from budwood.api.state import Array, StateTree
 from budwood.api.training import Rollout
@@ -89,6 +89,10 @@ class RunCallback:
     ``on_checkpoint`` changes or logs is not in the checkpoint it is told of. After a resume ``on_run_start`` comes first,
     with ``log`` silent, then ``load_state_dict``.
     """
+
+    def without_rollouts(self) -> BudwoodError | None:
+        """Asked at set-up where a trainer shows no rollouts: what is wrong with that, None if nothing is."""
+        return None
 
     def on_run_start(self, control: RunControl) -> None: ...
 

@@ -38,7 +38,7 @@ class Capabilities:
 
     Kinds are hook names: reward_terms, reward_combination, loss_terms, objective, advantage, build_policy, build_env,
     callbacks, evaluators. ``loss_inputs`` names what a loss may need. ``graftable`` are the kinds that can be bound to an
-    object that is already built.
+    object that is already built. ``rollouts``: whether callbacks are shown finished rollouts.
     """
 
     trainer: str
@@ -46,6 +46,7 @@ class Capabilities:
     refused: Mapping[str, str] = field(default_factory=dict)
     loss_inputs: frozenset[str] = frozenset()
     graftable: frozenset[str] = frozenset()
+    rollouts: bool = False
 
 
 @dataclass(frozen=True)

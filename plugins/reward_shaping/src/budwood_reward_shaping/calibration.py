@@ -17,6 +17,13 @@ class Calibration(RunCallback):
         self.shaping = shaping
         self.done = False
 
+    def without_rollouts(self) -> BindingError:
+        return BindingError(
+            "scale: auto is measured on the first rollout, and this trainer shows none",
+            where=f"plugins.{PLUGIN}.weights.scale",
+            do="Give every term a number, or null for no scaling",
+        )
+
     def on_rollout_end(self, control: RunControl, rollout: Rollout) -> None:
         if self.done:
             return
@@ -29,14 +36,6 @@ class Calibration(RunCallback):
         self.done = True
         scales = zip(names, combination.scales.tolist(), strict=True)
         control.log({f"{PLUGIN}/scale/{name}": scale for name, scale in scales})
-
-    def on_update_end(self, control: RunControl) -> None:
-        if not self.done:
-            raise BindingError(
-                "scale: auto is measured on the first rollout, and this trainer shows none",
-                where=f"plugins.{PLUGIN}.weights.scale",
-                do="Give every term a number, or null for no scaling",
-            )
 
     def state_dict(self) -> StateTree:
         return {"done": self.done, "combination": self.shaping.combination.state_dict()}

@@ -8,7 +8,7 @@ from budwood.api import Array, BindingError, Rollout, RunCallback, RunControl, S
 from budwood_reward_shaping.combination import PLUGIN
 from budwood_reward_shaping.criteria import Performance, measure
 from budwood_reward_shaping.hypergrad import reward_adjoint
-from budwood_reward_shaping.outer import Decision, Generators, OuterLoop
+from budwood_reward_shaping.outer import PARTS, Decision, Generators, OuterLoop
 from budwood_reward_shaping.policy_steps import PolicySteps, check_differentiable
 from budwood_reward_shaping.retraining import Kept, Retraining
 from budwood_reward_shaping.shaping import EVALUATION_SEED, FINAL_SEED, FINAL_SPACING, Shaping, claimed_advantages
@@ -49,6 +49,30 @@ class Search(RunCallback):
     def loop(self) -> OuterLoop:
         assert self._loop is not None, "weights of the state begin with the first rollout"
         return self._loop
+
+    def without_rollouts(self) -> BindingError | None:
+        baseline, where = self.shaping.config.baseline, f"plugins.{PLUGIN}.outer"
+        if self.shaping.config.weights.param == "state":
+            return BindingError(
+                "param: state takes its normaliser from the first rollout, and this trainer shows none",
+                where=f"plugins.{PLUGIN}.weights.param",
+                do="Use trainer.algo: ppo, a2c or trpo, or param: static or simplex",
+            )
+        if self.outer.estimator != "score" and (baseline is None or PARTS[baseline].gradient):
+            return BindingError(
+                f"estimator {self.outer.estimator} follows the rollouts of an on-policy trainer, and this one shows none",
+                where=f"{where}.estimator",
+                do="Use estimator: score, a baseline without gradients such as random, trainer.algo: ppo, a2c or trpo, or "
+                "keep the weights fixed with outer: null",
+            )
+        if self.outer.inner_steps is None:
+            return BindingError(
+                "an inner loop is counted in the rollouts of an on-policy trainer unless inner_steps says otherwise, and "
+                "this trainer shows none",
+                where=where,
+                do="Give outer.inner_steps, the environment steps under each weight vector",
+            )
+        return None
 
     def on_run_start(self, control: RunControl) -> None:
         self._control = control
@@ -110,8 +134,6 @@ class Search(RunCallback):
         return self.space.pullback(self.loop.phi, combination.scales, adjoint, terms, rollout.raw_obs)
 
     def on_update_end(self, control: RunControl) -> None:
-        if not self.rollouts_seen:
-            self._check_off_policy()
         self.kept.moved()
         if self._inner_loop_done(control):
             if self.retraining.active:
@@ -126,28 +148,6 @@ class Search(RunCallback):
         if self.outer.inner_steps is None:
             return self.iterations >= self.outer.inner_iterations
         return control.steps >= self.began + self.outer.inner_steps
-
-    def _check_off_policy(self) -> None:
-        where = f"plugins.{PLUGIN}.outer"
-        if self.space.needs_obs:
-            raise BindingError(
-                "param: state takes its normaliser from the first rollout, and this trainer shows none",
-                where=f"plugins.{PLUGIN}.weights.param",
-                do="Use trainer.algo: ppo, a2c or trpo, or param: static or simplex",
-            )
-        if self.loop.parts.gradient and self.loop.probing is None:
-            raise BindingError(
-                f"estimator {self.outer.estimator} follows the rollouts of an on-policy trainer, and this one shows none",
-                where=f"{where}.estimator",
-                do="Use estimator: score, a baseline without gradients such as random, trainer.algo: ppo, a2c or trpo, or "
-                "keep the weights fixed with outer: null",
-            )
-        if self.outer.inner_steps is None:
-            raise BindingError(
-                "inner_iterations counts the rollouts of an on-policy trainer, and this one shows none",
-                where=f"{where}.inner_iterations",
-                do="Give inner_steps, the environment steps under each weight vector",
-            )
 
     # ---- outer loop --------------------------------------------------------------------------------------------------
 

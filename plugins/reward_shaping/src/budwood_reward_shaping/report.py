@@ -62,7 +62,7 @@ def _weighed(config: ShapingConfig, shown: History) -> bool:
 def _performance(config: ShapingConfig, shown: History) -> Figure:
     """Every evaluation, marked by what was decided then, over the best so far and the first."""
     steps, values = shown["P"]
-    first = Series(f"{_start(config)} weights, tried first", [0, steps[-1]], [values[0]] * 2)
+    first = Series(f"{_start(config)}, tried first", [0, steps[-1]], [values[0]] * 2)
     series = [*_by_decision(shown, steps, values), first, Series("best so far", *shown["best_P"], "step")]
     return Figure("Task performance P", STEPS, "part of episodes, all criteria met", series)
 
@@ -150,7 +150,7 @@ def _tried_against(config: ShapingConfig, shown: History, label: str, x: Sequenc
     performance = shown["P"][1]
     best = _best(shown)
     others = [i for i in range(1, len(x)) if i != best]
-    series = [Series(f"{_start(config)} weights, tried first", x[:1], performance[:1], "points")]
+    series = [Series(f"{_start(config)}, tried first", x[:1], performance[:1], "points")]
     if others:
         series.append(Series("tried", [x[i] for i in others], [performance[i] for i in others], "points"))
     if best > 0:
@@ -250,7 +250,11 @@ def _decision(shown: History, i: int, decision: str) -> str:
 
 
 def _start(config: ShapingConfig) -> str:
-    return "given" if config.weights.initial else "equal"
+    """What was tried first: a search by score begins beside its start."""
+    start = "given" if config.weights.initial else "equal"
+    searches = config.searches
+    beside = searches is not None and searches.estimator == "score" and config.baseline is None
+    return f"{start} weights, moved by a probe" if beside else f"{start} weights"
 
 
 def _best(shown: History) -> int:
@@ -270,7 +274,7 @@ def _summary(config: ShapingConfig, shown: History) -> tuple[str, ...]:
     )
     said = [
         f"Policies were trained and evaluated {len(performance)} times, with {jumps} jumps and {steps} gradient steps. "
-        f"{outcome}. {_start(config).capitalize()} weights, tried first, had P = {performance[0]:.2f}; the best P was "
+        f"{outcome}. {_start(config).capitalize()}, tried first, had P = {performance[0]:.2f}; the best P was "
         f"{performance[best]:.2f}{_with_weights(config, shown, best)}."
     ]
     if not any(shown["grad_norm"][1]) and any(shown["zero_grad"][1]):
