@@ -364,7 +364,9 @@ def test_a_sink_that_cannot_be_started_stops_nothing(output: Path, monkeypatch: 
 # ---- the process itself -----------------------------------------------------------------------------------------
 
 
-def test_two_runs_at_once_on_a_fresh_database_and_a_killed_sink(tmp_path: Path) -> None:
+def test_two_runs_at_once_on_a_fresh_database_and_a_killed_sink(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The real processes. Both make the database at the same moment; one is killed and started again by finish."""
     runs = [begin(tmp_path, name) for name in ("first-s0", "second-s0")]
     sinks = [tracking._sinks[events.folder] for events in runs]
@@ -378,12 +380,14 @@ def test_two_runs_at_once_on_a_fresh_database_and_a_killed_sink(tmp_path: Path) 
         events.status("finished")
         events.close()
     told: list[str] = []
+    monkeypatch.setattr(tracking, "TELL_SECONDS", 0.0)
     for events in runs:
         assert tracking.finish(events.folder, timeout=120, progress=told.append).complete
         assert_exactly_once(events.folder, 50)
         assert tracked(events.folder).info.status == "FINISHED"
     assert told
     assert "events wait for MLflow at sqlite:///" in told[0]
+    assert told[-1].startswith("all sent: ")
     assert tracking.replay(tmp_path) == []
     for events in runs:
         assert tracking._sinks[events.folder].wait(20) == 0

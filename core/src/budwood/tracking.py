@@ -30,6 +30,8 @@ from budwood.journal import Journal
 STATE = "tracking.json"
 LOG = "tracking.log"
 LOCK = "tracking.lock"
+TELL_SECONDS = 3.0
+"""How long somebody waits before being told what for, and between two such lines."""
 PATIENCE_SECONDS = 10.0
 """How long :func:`finish` waits for a store that does not answer, unless told otherwise; a sink that is already at work
 may sleep that long between two attempts."""
@@ -131,9 +133,9 @@ def finish(
 ) -> Status:
     """Wait until everything is sent, the store does not answer for ``patience``, or ``timeout`` seconds have passed.
 
-    A sink that died is started once more. ``progress`` is told how far it is, each time that changes.
+    A sink that died is started once more. ``progress`` is told how far it is now and then, and when all is sent.
     """
-    began = time.monotonic()
+    began = heard = time.monotonic()
     uri, told, restarted = _journaled_uri(folder), "", False
     while True:
         now = _status(folder, uri)
@@ -150,8 +152,8 @@ def finish(
                 return now
             restarted = True
             _relaunch(folder)
-        if progress and str(now) != told:
-            told = str(now)
+        if progress and str(now) != told and time.monotonic() - heard > TELL_SECONDS:
+            told, heard = str(now), time.monotonic()
             progress(told)
         time.sleep(0.1)
 

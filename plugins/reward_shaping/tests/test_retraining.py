@@ -131,7 +131,7 @@ def test_policies_are_trained_afresh_under_the_best_weights(make):
     np.testing.assert_allclose(np.log(run.shaping.combination.weights), weights.phi)
     resets = len(run.control.resets)
     run.train(99).end()
-    assert run.control.stopped == "3 policies were trained afresh under the best weights"
+    assert run.control.stopped == "3 policies trained afresh under the best weights reach P = 0.75 on average"
     assert run.control.steps == 700
     assert len(run.control.resets) == resets + 2
     assert len(set(run.control.resets)) == len(run.control.resets)

@@ -206,7 +206,10 @@ class Search(RunCallback):
         if self.retraining.active:
             self._reset(control, f"final policy {number + 1}")
         else:
-            self._stop(control, f"{number + 1} policies were trained afresh under the best weights")
+            mean = numbers["final/P"]
+            self._stop(
+                control, f"{number + 1} policies trained afresh under the best weights reach P = {mean:.2f} on average"
+            )
 
     def _leave_best(self, control: RunControl) -> None:
         trained_on = self.loop.over and not self.loop.solved and not self.retraining.started

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -135,7 +137,8 @@ def command(output: str | None, seed: int) -> dict[str, Any]:
     _table({"equal weights": (equal, kept), "search": (search, searched)})
     click.echo(f"report   {search.paths['report']}")
     click.echo(f"picture  {picture}")
-    click.echo(f"mlflow   budwood ui{f' --output {output}' if output else ''}")
+    name = "budwood" if shutil.which("budwood") else sys.argv[0]  # the README's command activates no environment
+    click.echo(f"mlflow   {name} ui{f' --output {output}' if output else ''}")
     if searched.performance[-1] < kept.performance[-1] + 0.5:
         click.echo(f"This time the search found nothing better than equal weights: try budwood demo --seed {seed + 1}")
     return {
