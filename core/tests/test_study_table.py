@@ -47,6 +47,14 @@ def test_reached_after_the_budget_is_not_reached() -> None:
     assert measure(HISTORY, metric, 219) == Measured(219.0, censored=True)
 
 
+def test_two_values_at_one_step_have_each_their_own_count() -> None:
+    """An evaluation costs environment steps and no training step: the first reached in time, the second came after."""
+    history = {"P": ([10, 20, 20, 30], [0.2, 0.9, 0.9, 0.9]), "steps": ([10, 20, 20], [110.0, 220.0, 260.0])}
+    metric = MetricConfig(metric="P", reaches=0.9, of="steps")
+    assert points(history, metric) == ([110.0, 220.0, 260.0], [0.2, 0.9, 0.9]), "the value at 30 has no count"
+    assert measure(history, metric, 250) == Measured(220.0)
+
+
 def test_what_was_never_logged_is_unknown_and_not_censored() -> None:
     found = measure(HISTORY, MetricConfig(metric="Q", reaches=1.0), 10)
     assert math.isnan(found.value)

@@ -6,7 +6,8 @@ import csv
 import difflib
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,17 +51,26 @@ class Tables:
 def points(history: History, metric: MetricConfig) -> tuple[list[float], list[float]]:
     """(steps, values) of what was logged as a number; ``of`` counts the steps where it is given.
 
-    A counter is logged together with the metric or not at all at that step, so a value without its count is left out.
+    A counter is logged together with the metric or not at all, so the k-th value at a step has the k-th count at that step,
+    and a value without its count is left out.
     """
     if metric.metric not in history:
         return [], []
     steps, values = history[metric.metric]
     at: Sequence[float] = steps
     if metric.of is not None:
-        counts = dict(zip(*history.get(metric.of, ((), ())), strict=True))
-        at = [counts.get(step, math.nan) for step in steps]
+        at = list(_counts(steps, *history.get(metric.of, ((), ()))))
     kept = [(x, y) for x, y in zip(at, values, strict=True) if math.isfinite(x) and math.isfinite(y)]
     return [float(x) for x, _ in kept], [y for _, y in kept]
+
+
+def _counts(steps: Iterable[int], counted: Iterable[int], counts: Iterable[float]) -> Iterator[float]:
+    """For each of ``steps`` the next of ``counts`` that was logged at that step, NaN if none is left."""
+    waiting: dict[int, deque[float]] = {}
+    for step, count in zip(counted, counts, strict=True):
+        waiting.setdefault(step, deque()).append(count)
+    for step in steps:
+        yield waiting[step].popleft() if waiting.get(step) else math.nan
 
 
 def measure(history: History, metric: MetricConfig, budget: int | None) -> Measured:
