@@ -278,6 +278,27 @@ def test_a_run_whose_process_is_killed_fails_and_is_taken_up_again(held: Path, f
     assert "continuing from step_" in (run.folder / "log.txt").read_text()
 
 
+def test_a_run_that_somebody_stops_alone_is_told_and_not_taken_for_finished(
+    held: Path, file: Path, output: Path
+) -> None:
+    study = command(file, "seeds=1")
+    at_step_50 = reader_waits(held)
+    (run,) = list_runs(output)
+    os.kill(run.status["pid"], signal.SIGTERM)
+    wait_for("stopping after this update", run.folder / "log.txt")
+    os.close(at_step_50)
+    out, err = study.communicate(timeout=120)
+    assert study.returncode == 130
+    answer = json.loads(out)
+    assert (answer["status"], answer["failed"]) == ("interrupted", {})
+    told = "grid-plain-s0 was stopped from outside; the same command goes on with it"
+    assert told in answer["notes"]
+    assert told in err
+    assert "Continue with: budwood study" in err
+    assert budwood.study(file, seeds=1).status == "finished"
+    assert sittings(output) == {"grid-plain-s0": 2}
+
+
 def test_two_at_once_are_refused(file: Path, output: Path) -> None:
     folder = output / "grid"
     folder.mkdir(parents=True)

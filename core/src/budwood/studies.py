@@ -26,7 +26,8 @@ COPY = "study.yaml"
 
 @dataclass(frozen=True)
 class StudyResult:
-    """``status``: finished, interrupted, failed (some runs did), or incomplete (only a part was asked for).
+    """``status``: finished, interrupted (the study was, or some of its runs), failed (some runs did), or incomplete (only a
+    part was asked for).
 
     ``cells``, ``summary`` and ``pairs`` are the rows of ``study.csv``, ``summary.csv`` and ``pairs.csv``; ``failed`` maps
     run ids to what went wrong; ``paths`` name the folder and every file in it; ``notes`` say what a person should know.
@@ -79,7 +80,7 @@ def study(
                 where=str(grid.study_folder(found)),
                 do="Run it without --tables-only",
             )
-        return _left_behind(found, cells, "", export, [])
+        return _left_behind(found, cells, export, [])
     loaded, planned = grid.plans(found)
     folder = _prepared(found)
     with _locked(folder):
@@ -100,8 +101,8 @@ def study(
             if pool.stopping:
                 events.status("interrupted")
                 return _interrupted(found, cells)
-            notes = _version_notes(cells)
-            result = _left_behind(found, cells, "" if chosen == cells else "incomplete", export, notes)
+            notes = [*_version_notes(cells), *_stopped_alone(chosen)]
+            result = _left_behind(found, cells, export, notes, wanted=chosen)
             _record(events, result)
         finally:
             events.close()
@@ -262,9 +263,9 @@ def _track(events: journal.Journal, found: Study, planned: Mapping[str, Plan]) -
 
 
 def _left_behind(
-    found: Study, cells: Sequence[Cell], status: str, export: Path | None, notes: list[str]
+    found: Study, cells: Sequence[Cell], export: Path | None, notes: list[str], wanted: Sequence[Cell] = ()
 ) -> StudyResult:
-    """Tables, figures and page over what is finished now."""
+    """Tables, figures and page over what is finished now; ``wanted``: the cells that were to be finished by now."""
     folder = grid.study_folder(found)
     tables = study_table.tabulate(found.config, cells)
     paths = study_page.write(folder, found, cells, tables)
@@ -272,9 +273,10 @@ def _left_behind(
         study_page.copy_for_docs(paths, export)
     failed = {cell.run.run_id: cell.run.status.get("error") or "" for cell in cells if cell.status == "failed"}
     complete = all(cell.done for cell in cells)
+    interrupted = not all(cell.done for cell in wanted)
     return StudyResult(
         name=found.config.name,
-        status="failed" if failed else "finished" if complete else status or "incomplete",
+        status="failed" if failed else "interrupted" if interrupted else "finished" if complete else "incomplete",
         cells=tables.cells,
         summary=tables.summary,
         pairs=tables.pairs,
@@ -302,7 +304,15 @@ def _record(events: journal.Journal, result: StudyResult) -> None:
     for name, path in result.paths.items():
         if name != "folder":
             events.artifact(Path(path))
-    events.status("failed" if result.failed else "finished")
+    events.status("failed" if result.failed else "interrupted" if result.status == "interrupted" else "finished")
+
+
+def _stopped_alone(chosen: Sequence[Cell]) -> list[str]:
+    return [
+        f"{cell.run.run_id} was stopped from outside; the same command goes on with it"
+        for cell in chosen
+        if not cell.done and cell.status != "failed"
+    ]
 
 
 def _version_notes(cells: Sequence[Cell]) -> list[str]:
