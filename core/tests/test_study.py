@@ -8,15 +8,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import budwood
-from budwood import studies, study_page, tracking
+from budwood import pool, studies, study_page, tracking
 from budwood.api import BudwoodError, ConfigError
 from budwood.checkpoint import Checkpoints
 from budwood.cli import main
@@ -172,6 +174,13 @@ def test_a_misspelt_metric_is_told_and_costs_no_run(file: Path) -> None:
     assert [row["n"] for row in result.summary] == [0]
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_a_cell_imports_what_the_study_can_import(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapter is on the path of this process alone, as that of a notebook or of a script beside it."""
+    monkeypatch.delenv("PYTHONPATH")
+    assert budwood.study(file, seeds=1).status == "finished"
+
+
 # ---- failures ----------------------------------------------------------------------------------------------------------
 
 
@@ -260,6 +269,36 @@ def test_ctrl_c_checkpoints_and_the_same_command_goes_on(held: Path, file: Path,
     assert Checkpoints(run.checkpoints, 1).latest() is not None
     assert budwood.study(file, seeds=1).status == "finished"
     assert sittings(output) == {"grid-plain-s0": 2}
+
+
+@pytest.mark.parametrize(("patience", "status"), [(60.0, "interrupted"), (0.0, "killed")])
+def test_an_error_of_the_study_itself_lets_the_runs_write_their_checkpoints(
+    held: Path, file: Path, output: Path, monkeypatch: pytest.MonkeyPatch, patience: float, status: str
+) -> None:
+    def release(at_step_50: int) -> None:
+        if patience:
+            wait_for("stopping after this update", list_runs(output)[0].folder / "log.txt")
+        else:
+            killed.wait()
+        os.close(at_step_50)
+
+    def moved(*_: object) -> None:
+        with suppress(OSError):  # no run waits there yet
+            at_step_50 = os.open(held, os.O_WRONLY | os.O_NONBLOCK)
+            threading.Thread(target=release, args=(at_step_50,), daemon=True).start()
+            raise RuntimeError("the study broke")
+
+    killed = threading.Event()
+    monkeypatch.setattr(studies._Sitting, "moved", moved)
+    monkeypatch.setattr(pool, "PATIENCE_SECONDS", patience)
+    with pytest.raises(RuntimeError, match="the study broke"):
+        budwood.study(file, seeds=1)
+    killed.set()
+    (run,) = list_runs(output)
+    assert run.status["status"] == status
+    newest = Checkpoints(run.checkpoints, 1).latest()
+    assert newest is not None
+    assert int(newest[0].name.removeprefix("step_").split(".")[0]) == (60 if patience else 40)
 
 
 def test_a_run_whose_process_is_killed_fails_and_is_taken_up_again(held: Path, file: Path, output: Path) -> None:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,8 @@ from budwood.overrides import Loaded
 LOG = "log.txt"
 LOOK_SECONDS = 1.0
 """How often to look at a cell that a process from before still trains."""
+PATIENCE_SECONDS = 60.0
+"""How long cells may take to checkpoint and stop when this process cannot go on."""
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 
 
@@ -102,20 +105,28 @@ class Pool:
                     self._listen(selector)
                 self._moved(self)
             finally:
-                for work in self.working:
-                    work.process.kill()
-                    work.end()
+                self._dismiss()
 
     def stop(self) -> None:
         """First: checkpoint and stop. Second: stop at once. Third: die. Safe to call from a signal handler."""
         self.stopping += 1
         for work in self.working:
-            assert work.process.stdin is not None
             if self.stopping == 1:
-                with suppress(BrokenPipeError):
-                    work.process.stdin.close()
+                _let_go(work)
             else:
                 work.process.send_signal(signal.SIGTERM if self.stopping == 2 else signal.SIGKILL)
+
+    def _dismiss(self) -> None:
+        """What still works after an error of our own checkpoints and stops; what has not done so in time is killed."""
+        for work in self.working:
+            _let_go(work)
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        for work in self.working:
+            try:
+                work.process.wait(max(0.0, give_up - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                work.process.kill()
+            work.end()
 
     def _free(self, elsewhere: Sequence[Cell]) -> bool:
         return sum(not work.trained for work in self.working) + len(elsewhere) < self._processes
@@ -141,7 +152,7 @@ class Pool:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **THREADS, **self._environment},
+                env={**os.environ, **THREADS, "PYTHONPATH": _import_path(), **self._environment},
                 start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
             )
         assert process.stdin is not None
@@ -186,6 +197,18 @@ def stopping_on_signals(pool: Pool, say: Callable[[str], None]) -> Iterator[None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _import_path() -> str:
+    """Where this process finds its modules, so that a cell finds the same; Python drops what is named twice."""
+    return os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+
+
+def _let_go(work: Working) -> None:
+    """Close its input: it checkpoints and stops."""
+    assert work.process.stdin is not None
+    with suppress(BrokenPipeError):
+        work.process.stdin.close()
 
 
 def _last_words(cell: Cell, code: int) -> str:
