@@ -23,6 +23,7 @@ from budwood.api import BudwoodError, ConfigError
 from budwood.checkpoint import Checkpoints
 from budwood.cli import main
 from budwood.folder import LOCK, list_runs
+from budwood.folder import STUDY as STUDY_FILE
 from budwood.yaml_io import dump
 
 pytestmark = pytest.mark.usefixtures("toy")
@@ -158,6 +159,9 @@ def test_metrics_and_figures_may_change_and_what_was_trained_may_not(file: Path,
     with pytest.raises(ConfigError) as caught:
         budwood.study(altered(file, variants=changed), seeds=1)
     assert caught.value.problems == ("variant fast (1 run): trainer.rate",)
+    with pytest.raises(ConfigError, match="no longer describes"):
+        budwood.study(altered(file, variants=changed), seeds=7)
+    assert json.loads((output / "grid" / STUDY_FILE).read_text())["cells"] == 2, "what is refused marks nothing"
     with pytest.raises(ConfigError, match="no longer describes") as caught:
         budwood.study(altered(file), seeds=1, budget=60)
     assert caught.value.problems == ("variant plain (1 run): budget", "variant fast (1 run): budget")
@@ -344,6 +348,7 @@ def test_two_at_once_are_refused(file: Path, output: Path) -> None:
     with tracking.exclusive(folder / LOCK, wait=True), pytest.raises(BudwoodError, match="another process is at work"):
         budwood.study(file)
     assert list_runs(output) == []
+    assert not (folder / STUDY_FILE).exists(), "it is the other's to say what lies here"
 
 
 # ---- before and beside -------------------------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ def study(
     folder = _prepared(found)
     with _locked(folder):
         grid.check_fresh(found, planned, cells)
+        _mark(folder, found, cells)
         write_atomically(folder / COPY, config.dump(redact(found.document)))
         events = journal.Journal(folder, resume_at=0 if (folder / journal.FILE).exists() else None)
         try:
@@ -215,15 +216,17 @@ def _chosen(found: Study, only: Sequence[str]) -> tuple[list[Cell], list[Cell]]:
 
 
 def _prepared(found: Study) -> Path:
-    """The study's folder, marked as one before any run is begun below it."""
     folder = grid.study_folder(found)
     prepare_output(folder.parent)
     prepare_output(folder)
-    known = _said(folder)
-    started = known.get("started", time.time())
-    said = {"name": found.config.name, "cells": len(grid.cells(found)), "started": started}
-    write_atomically(folder / STUDY, json.dumps(said, indent=1))
     return folder
+
+
+def _mark(folder: Path, found: Study, cells: Sequence[Cell]) -> None:
+    """Tell the folder from that of a run before any run is begun below it."""
+    started = _said(folder).get("started", time.time())
+    said = {"name": found.config.name, "cells": len(cells), "started": started}
+    write_atomically(folder / STUDY, json.dumps(said, indent=1))
 
 
 def _said(folder: Path) -> dict[str, Any]:
