@@ -108,6 +108,22 @@ def test_tables_count_finished_runs_only(tmp_path: Path) -> None:
     assert failed["soon censored"] is None
 
 
+def test_a_run_that_diverged_counts_with_what_it_had_and_is_named(tmp_path: Path) -> None:
+    cells = [
+        cell(tmp_path, "a", 0, [1.0, math.nan, 3.0]),
+        cell(tmp_path, "a", 4, [1.0, 2.0, math.nan]),
+        cell(tmp_path, "b", 1, [math.inf]),
+        cell(tmp_path, "b", 2, [math.nan], status="failed"),
+    ]
+    tables = tabulate(config(), cells)
+    assert tables.notes == [
+        "variant a, seed 4: the last value of 'score' is nan; it counts with those before",
+        "variant b, seed 1: the last value of 'score' is inf; it has no other",
+    ]
+    assert tables.scores["score"]["a"].tolist() == [3.0, 2.0]
+    assert tables.scores["score"]["b"].tolist() == []
+
+
 def test_curves_begin_where_all_have_begun_and_keep_the_last_value(tmp_path: Path) -> None:
     cells = [cell(tmp_path, "a", 0, [1.0, 2.0, 3.0, 4.0]), cell(tmp_path, "a", 1, [5.0])]
     (curve,) = tabulate(config(), cells).curves.values()

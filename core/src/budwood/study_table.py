@@ -115,7 +115,7 @@ def tabulate(config: StudyConfig, cells: Sequence[Cell]) -> Tables:
         list(_pairs(config, scores)),
         scores,
         dict(_curves(config, histories)),
-        list(_never_logged(config, histories)),
+        [*_never_logged(config, histories), *_diverged(config, histories)],
     )
 
 
@@ -192,6 +192,15 @@ def _never_logged(config: StudyConfig, histories: Mapping[Cell, History]) -> Ite
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"logged were {', '.join(sorted(known))}"
             yield f"no run logged {key!r} ({hint})"
+
+
+def _diverged(config: StudyConfig, histories: Mapping[Cell, History]) -> Iterator[str]:
+    for key in dict.fromkeys(metric.metric for metric in config.metrics.values()):
+        for cell, history in histories.items():
+            values = history[key][1] if key in history else []
+            if values and not math.isfinite(values[-1]):
+                found = "it counts with those before" if any(map(math.isfinite, values)) else "it has no other"
+                yield f"variant {cell.variant}, seed {cell.seed}: the last value of {key!r} is {values[-1]}; {found}"
 
 
 def to_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
