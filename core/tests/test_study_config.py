@@ -110,6 +110,7 @@ def test_defaults(tmp_path: Path) -> None:
             {"variants": {"a": {"trainer.kind.x": 1}, "b": {"plugins.": 2}}},
             ["variants.a: trainer.kind.x=1", "variants.b: plugins.=2"],
         ),
+        ({"base": {**BASE, "seed": 3}}, ["base.seed: belongs to the whole study; seeds of the study says it"]),
         ({"seeds": 0}, ["seeds: must be at least 1, got 0"]),
         ({"plugins": {"x": {}}}, ["plugins: unknown key"]),
     ],
@@ -120,6 +121,16 @@ def test_every_mistake_in_one_error(changes: dict[str, Any], problems: list[str]
     assert len(caught.value.problems) == len(problems)
     for start, problem in zip(problems, caught.value.problems, strict=True):
         assert problem.startswith(start)
+
+
+def test_a_seed_for_every_run_is_refused_and_that_of_a_file_is_its_own(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        study_config.load(written(tmp_path), ["seed=3"])
+    assert caught.value.problems == ("seed=3: belongs to the whole study; seeds of the study says it",)
+    (tmp_path / "run.yaml").write_text(dump({**BASE, "seed": 3}))
+    study = study_config.load(written(tmp_path, base="run.yaml"))
+    assert all("seed" not in run.data for run in study.runs.values())
+    assert study_config.load(study.document).runs.keys() == study.runs.keys(), "what is recorded is a study again"
 
 
 def test_the_schema_names_every_key() -> None:

@@ -20,6 +20,7 @@ from budwood.yaml_io import inline
 
 Name = Annotated[str, AfterValidator(named)]
 Key = Annotated[str, Field(min_length=1)]
+_NO_SEED = "belongs to the whole study; seeds of the study says it"
 
 
 class MetricConfig(Config):
@@ -110,10 +111,12 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
         checked = StudyConfig.model_validate_json(json.dumps(loaded.data))
     except ValidationError as error:
         raise _refused(loaded, explain(error, StudyConfig, loaded.data, loaded.place, {})) from None
-    if problems := list(_misfits(checked, loaded)):
+    others = [text for text in overrides if text not in ours]
+    problems = [f"{text}: {_NO_SEED}" for text in others if _first_key(text) == "seed"]
+    if problems := [*problems, *_misfits(checked, loaded)]:
         raise _refused(loaded, problems)
-    base = apply(_base(checked, loaded, source), [text for text in overrides if text not in ours])
-    runs, problems = {}, []
+    base = apply(_base(checked, loaded, source), others)
+    runs = {}
     for variant, settings in checked.variants.items():
         fixed = {"name": f"{checked.name}-{variant}"} | ({} if checked.budget is None else {"budget": checked.budget})
         given = {**(settings or {}), **fixed}
@@ -135,7 +138,10 @@ def _first_key(override: str) -> str:
 def _base(checked: StudyConfig, loaded: Loaded, source: str | Path | Mapping[str, Any]) -> Loaded:
     if isinstance(checked.base, str):
         folder = Path() if isinstance(source, Mapping) else Path(source).parent
-        return config.load(folder / checked.base)
+        run = config.load(folder / checked.base)
+        return replace(
+            run, data={key: value for key, value in run.data.items() if key != "seed"}
+        )  # that of the run alone
     return replace(config.load(checked.base), origin=f"base of {loaded.origin}")
 
 
@@ -149,6 +155,8 @@ def _misfits(checked: StudyConfig, loaded: Loaded) -> Iterator[str]:
                 yield _unknown(f"pairs[{index}]", variant, checked.variants, loaded)
     if len(set(checked.seed_list)) < len(checked.seed_list):
         yield f"seeds{loaded.place('seeds')}: a seed is listed twice"
+    if isinstance(checked.base, dict) and "seed" in checked.base:
+        yield f"base.seed{loaded.place('base.seed')}: {_NO_SEED}"
     for variant, settings in checked.variants.items():
         for key in settings or ():
             if key in ("seed", "name", "output", "budget"):
