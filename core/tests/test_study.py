@@ -201,7 +201,9 @@ def test_a_failed_run_is_reported_stops_no_other_and_is_tried_again(
     assert "this one fails" in answer["failed"]["grid-bad-s0"]
     assert "grid-bad-s0 failed: this one fails" in said.err
     assert {row["variant"]: row["status"] for row in answer["cells"]} == {"bad": "failed", "plain": "finished"}
-    assert main(["study", str(file), "seeds=1", "--json"]) == 1
+    assert main(["study", str(file), "seeds=1", "trainer.rate=0.1", "--only", "bad", "--processes", "1"]) == 1
+    again = f"Continue with: budwood study {file} seeds=1 trainer.rate=0.1 --processes 1 --only bad\n"
+    assert again in capsys.readouterr().out
     assert sittings(output) == {"grid-bad-s0": 2, "grid-plain-s0": 1}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,18 +52,18 @@ def study(
 
     if dry_run:
         return _dry(studies.dry_run(file, overrides, only=only))
-    return _report(
-        studies.study(
-            file,
-            overrides,
-            processes=processes,
-            only=only,
-            tables_only=tables_only,
-            export=export,
-            progress=screen(),
-        ),
+    result = studies.study(
         file,
+        overrides,
+        processes=processes,
+        only=only,
+        tables_only=tables_only,
+        export=export,
+        progress=screen(),
     )
+    options = {"--processes": [processes] if processes else [], "--only": only, "--export": [export] if export else []}
+    words = [str(word) for option, values in options.items() for value in values for word in (option, value)]
+    return _report(result, shlex.join(["budwood", "study", file, *overrides, *words]))
 
 
 def _dry(plan: Any) -> Answer:
@@ -73,7 +74,7 @@ def _dry(plan: Any) -> Answer:
     return Answer({"folder": plan.folder, "cells": plan.cells, "left": left, "steps": plan.steps})
 
 
-def _report(result: StudyResult, file: str) -> Answer:
+def _report(result: StudyResult, again: str) -> Answer:
     from budwood import study_page
 
     title(f"{result.status}  {result.name}")
@@ -92,7 +93,7 @@ def _report(result: StudyResult, file: str) -> Answer:
         }
     )
     if result.status in ("interrupted", "incomplete") or result.failed:
-        say(f"Continue with: budwood study {file}")
+        say(f"Continue with: {again}")
     data = {key: value for key, value in vars(result).items() if key != "tables"}
     return Answer(data, INTERRUPTED if result.status == "interrupted" else 1 if result.failed else 0)
 
