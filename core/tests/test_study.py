@@ -216,6 +216,16 @@ def test_what_fails_before_training_is_told_of_every_variant_at_once(file: Path,
     assert not output.exists()
 
 
+def test_the_newest_run_is_no_start_for_a_study_that_goes_on_later(file: Path, output: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        budwood.study(file, init_from="last")
+    assert caught.value.problems == tuple(
+        f"variant {variant}: init_from: 'last' is another run when the study goes on; name it: budwood runs lists them"
+        for variant in STUDY["variants"]
+    )
+    assert not output.exists()
+
+
 # ---- stopped and continued ---------------------------------------------------------------------------------------------
 
 

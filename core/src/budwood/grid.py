@@ -60,6 +60,10 @@ def plans(study: Study) -> tuple[dict[str, Loaded], dict[str, Plan]]:
     problems: list[str] = []
     for variant, run in study.runs.items():
         try:
+            if run.data.get("init_from") == "last":
+                raise ConfigError(
+                    "init_from: 'last' is another run when the study goes on; name it: budwood runs lists them"
+                )
             loaded[variant] = with_source(run, study_folder(study).parent)
             planned[variant] = plan(loaded[variant], None)
         except BudwoodError as error:
