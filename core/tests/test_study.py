@@ -139,7 +139,9 @@ def test_the_runs_of_a_study_are_runs_like_others(file: Path, output: Path, caps
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_seeds_and_variants_are_added_and_taken_away(file: Path, output: Path) -> None:
+def test_seeds_and_variants_are_added_and_taken_away(
+    file: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     budwood.study(file, seeds=1, only=["plain"])
     assert set(sittings(output)) == {"grid-plain-s0"}
     result = budwood.study(altered(file, variants={"plain": None, "slow": {"trainer.rate": 0.05}}), seeds=[0, 7])
@@ -147,6 +149,16 @@ def test_seeds_and_variants_are_added_and_taken_away(file: Path, output: Path) -
     assert set(sittings(output).values()) == {1}
     fewer = budwood.study(altered(file, variants={"slow": {"trainer.rate": 0.05}}), seeds=[7])
     assert [row["run"] for row in fewer.cells] == ["grid-slow-s7"]
+
+    def listed() -> tuple[str, str]:
+        capsys.readouterr()
+        assert main(["runs", "--json"]) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        return row["name"], row["status"]
+
+    assert listed() == ("grid", "study, 1 of 1 runs finished"), "the others lie there still"
+    (output / "grid" / STUDY_FILE).write_text("{")
+    assert listed() == ("grid", "study, 4 of 4 runs finished"), "a power cut took what it was told"
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -161,7 +173,7 @@ def test_metrics_and_figures_may_change_and_what_was_trained_may_not(file: Path,
     assert caught.value.problems == ("variant fast (1 run): trainer.rate",)
     with pytest.raises(ConfigError, match="no longer describes"):
         budwood.study(altered(file, variants=changed), seeds=7)
-    assert json.loads((output / "grid" / STUDY_FILE).read_text())["cells"] == 2, "what is refused marks nothing"
+    assert len(json.loads((output / "grid" / STUDY_FILE).read_text())["runs"]) == 2, "what is refused marks nothing"
     with pytest.raises(ConfigError, match="no longer describes") as caught:
         budwood.study(altered(file), seeds=1, budget=60)
     assert caught.value.problems == ("variant plain (1 run): budget", "variant fast (1 run): budget")

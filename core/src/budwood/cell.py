@@ -31,7 +31,7 @@ class Lines(Progress):
         self._told = 0.0
 
     def start(self, total: int, already: int = 0) -> None:
-        self.say(total=total, steps=already)
+        self.say(steps=already)
 
     def update(self, steps: int, metrics: Mapping[str, float]) -> None:
         if time.monotonic() - self._told > EVERY_SECONDS:

@@ -21,6 +21,8 @@ from budwood.api.errors import BudwoodError, ConfigError, DiskFullError
 STATUS = "status.json"
 STUDY = "study.json"
 """Tells the folder of a study, whose runs lie below it, from the folder of a run."""
+DONE = ("finished", "stopped")
+"""What a run says of itself once it is not to be trained on."""
 LOCK = "lock"
 LOCK_SECONDS = 1.0
 """Who asks whether a run is being trained holds the lock for microseconds; a second trainer holds it for longer."""
@@ -157,6 +159,15 @@ def prepare_output(output: Path) -> Path:
             raise ConfigError(f"{output} is not a folder", where="output", do="Choose another one") from error
         raise disk_error(error, output) from error
     return output.resolve()
+
+
+def marked(study: Path) -> dict[str, Any]:
+    """What the mark of a study's folder says; empty for one that is not there or that is damaged."""
+    try:
+        said = json.loads((study / STUDY).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def new_folder(output: Path, name: str, seed: object) -> RunFolder:

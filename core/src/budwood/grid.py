@@ -10,13 +10,12 @@ from typing import Any
 
 from budwood import config
 from budwood.api import BudwoodError, ConfigError
-from budwood.folder import RunFolder, default_output
+from budwood.folder import DONE, RunFolder, default_output
 from budwood.overrides import Loaded
 from budwood.planning import Plan, plan
 from budwood.runs import changes, with_source
 from budwood.study_config import Study
 
-DONE = ("finished", "stopped")
 MAY_CHANGE = ("name", "output", "tracking", "checkpoint")
 """What a finished cell may differ in from the file: nothing that its numbers depend on."""
 

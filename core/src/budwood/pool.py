@@ -34,11 +34,10 @@ THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THR
 
 @dataclass
 class Working:
-    """A cell and its process. ``total`` and ``steps`` are training steps; ``trained`` once only the tracker is waited for."""
+    """A cell and its process. ``steps`` are training steps; ``trained`` once only the tracker is waited for."""
 
     cell: Cell
     process: subprocess.Popen[bytes]
-    total: int | None = None
     steps: int = 0
     trained: bool = False
     error: str = ""
@@ -51,7 +50,6 @@ class Working:
         *lines, self._heard = (self._heard + said).split(b"\n")
         for line in lines:
             facts = json.loads(line)
-            self.total = facts.get("total", self.total)
             self.steps = facts.get("steps", self.steps)
             self.trained = facts.get("trained", self.trained)
             self.error = facts.get("error", self.error)

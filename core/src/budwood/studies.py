@@ -12,13 +12,14 @@ from typing import Any
 
 from budwood import config, grid, journal, machine, study_config, study_page, study_table, tracking
 from budwood.api import BudwoodError, ConfigError
-from budwood.folder import LOCK, STUDY, prepare_output, write_atomically
+from budwood.folder import DONE, LOCK, STUDY, marked, prepare_output, write_atomically
 from budwood.grid import Cell
 from budwood.planning import Plan
 from budwood.pool import Pool, stopping_on_signals
 from budwood.progress import Progress, duration, number, silent
 from budwood.redact import redact
 from budwood.study_config import Study
+from budwood.training import VERSIONS
 
 COPY = "study.yaml"
 """The study as it was last run, base and overrides included."""
@@ -224,17 +225,9 @@ def _prepared(found: Study) -> Path:
 
 def _mark(folder: Path, found: Study, cells: Sequence[Cell]) -> None:
     """Tell the folder from that of a run before any run is begun below it."""
-    started = _said(folder).get("started", time.time())
-    said = {"name": found.config.name, "cells": len(cells), "started": started}
+    started = marked(folder).get("started", time.time())
+    said = {"name": found.config.name, "runs": [cell.run.run_id for cell in cells], "started": started}
     write_atomically(folder / STUDY, json.dumps(said, indent=1))
-
-
-def _said(folder: Path) -> dict[str, Any]:
-    try:
-        said: dict[str, Any] = json.loads((folder / STUDY).read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return said
 
 
 @contextmanager
@@ -300,7 +293,7 @@ def _interrupted(found: Study, cells: Sequence[Cell]) -> StudyResult:
 
 def _record(events: journal.Journal, result: StudyResult) -> None:
     """Aggregates and files into the study's own tracked run."""
-    done = sum(row["status"] in grid.DONE for row in result.cells)
+    done = sum(row["status"] in DONE for row in result.cells)
     for row in result.summary:
         known = {name: row[name] for name in ("iqm", "low", "high") if row[name] == row[name]}
         events.metrics({f"{row['metric']}/{row['variant']}/{name}": value for name, value in known.items()}, done)
@@ -323,7 +316,7 @@ def _version_notes(cells: Sequence[Cell]) -> list[str]:
     seen: dict[str, set[str]] = {}
     for cell in cells:
         if cell.done:
-            for name, version in json.loads((cell.run.folder / "versions.json").read_text()).items():
+            for name, version in json.loads((cell.run.folder / VERSIONS).read_text()).items():
                 seen.setdefault(name, set()).add(version)
     return [
         f"the runs were made with different versions of {name}: {', '.join(sorted(versions))}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from budwood import config as configs
 from budwood.charts import Charts, document, standalone
-from budwood.folder import disk_error, write_atomically
+from budwood.folder import DONE, disk_error, write_atomically
 from budwood.grid import Cell
 from budwood.page import block, folded, page, table
 from budwood.progress import duration, number
@@ -100,7 +100,7 @@ def _ends(row: Row) -> str:
 
 
 def _tiles(study: Study, tables: Tables) -> str:
-    done = [row for row in tables.cells if row["status"] in ("finished", "stopped")]
+    done = [row for row in tables.cells if row["status"] in DONE]
     minutes = sum(row["cpu_minutes"] for row in tables.cells)
     tiles = {
         "runs finished": f"{len(done)} of {len(tables.cells)}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -50,31 +49,36 @@ def runs(output: Path | None, sync: bool) -> Answer:
 
 
 def _study_row(folder: Path, runs: list[RunFolder]) -> dict[str, Any]:
-    from budwood.folder import STUDY
+    """``runs``: those that were ever begun; a study counts those that it still has, all of them if its mark is damaged."""
+    from budwood.folder import DONE, marked
 
-    said = json.loads((folder / STUDY).read_text())
-    done = sum(run.status["status"] in ("finished", "stopped") for run in runs)
+    said = marked(folder)
+    ids = said.get("runs", [run.run_id for run in runs])
+    done = sum(run.run_id in ids and run.status["status"] in DONE for run in runs)
     return {
-        "name": said["name"],
-        "status": f"study, {done} of {said['cells']} runs finished",
+        "name": said.get("name", folder.name),
+        "status": f"study, {done} of {len(ids)} runs finished",
         "steps": sum(run.status.get("steps", 0) for run in runs),
         "return": None,
-        "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(said["started"])),
+        "started": _when(said.get("started")),
         "id": folder.name,
     }
 
 
 def _row(run: RunFolder) -> dict[str, Any]:
     status = run.status
-    started = status.get("started")
     return {
         "name": status.get("name", ""),
         "status": status.get("status", "unknown"),
         "steps": status.get("steps", 0),
         "return": status.get("latest", {}).get("eval/return_mean"),
-        "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(started)) if started else "",
+        "started": _when(status.get("started")),
         "id": run.run_id,
     }
+
+
+def _when(started: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(started)) if started else ""
 
 
 def _number(value: float | None) -> str:

@@ -69,7 +69,9 @@ def study(
 def _dry(plan: Any) -> Answer:
     rows = [{**row, "steps": f"{row['steps']:,}"} for row in plan.cells]
     table(rows, ["variant", "seed", "status", "steps", "run"])
-    left = sum(row["status"] not in ("finished", "stopped") for row in plan.cells)
+    from budwood.folder import DONE
+
+    left = sum(row["status"] not in DONE for row in plan.cells)
     say(f"{left} of {len(plan.cells)} runs to go, at most {plan.steps:,} training steps, below {plan.folder}")
     return Answer({"folder": plan.folder, "cells": plan.cells, "left": left, "steps": plan.steps})
 
