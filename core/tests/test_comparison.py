@@ -11,7 +11,7 @@ import budwood
 from budwood.api import ConfigError
 from budwood.cli import main
 from budwood.folder import RunFolder, list_runs
-from budwood.journal import Journal
+from budwood.journal import FILE, Journal
 
 
 @pytest.fixture
@@ -69,6 +69,20 @@ def test_a_metric_that_one_run_lacks_is_named(two: list[str], metric: str, messa
     with pytest.raises(ConfigError) as caught:
         budwood.compare(two, [metric])
     assert message in str(caught.value)
+
+
+def test_runs_without_a_metric_in_common_are_said_to_have_none(
+    two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "b-s1" / FILE).unlink()
+    events = Journal(tmp_path / "b-s1")
+    events.metrics({"only/b": 1.0}, 80)
+    events.close()
+    assert main(["compare", *two]) == 0
+    out = capsys.readouterr().out
+    assert "these runs have no metric in common" in out
+    assert "trainer.args.rate" in out, "what they differ in is told all the same"
+    assert "These runs have no metric in common." in (tmp_path / "compare.html").read_text()
 
 
 def test_one_run_is_no_comparison(two: list[str], tmp_path: Path) -> None:

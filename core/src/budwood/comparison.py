@@ -67,7 +67,7 @@ def compare(references: Sequence[str], metrics: Sequence[str] = (), to: Path | N
     body = [
         f'<header><p class="name">budwood compare</p><h1>{escape(" and ".join(labels))}</h1></header>',
         *_curves(drawn, histories),
-        block("Last values", table(last)),
+        block("Last values", table(last) if last else "<p>These runs have no metric in common.</p>"),
         block("Different settings", table(settings) if settings else "<p>None: these runs say the same.</p>"),
     ]
     write_atomically(path, page("budwood compare", body))

@@ -116,7 +116,10 @@ def compare(references: tuple[str, ...], metrics: tuple[str, ...], to: Path | No
     from budwood.comparison import compare as overlay
 
     found = overlay(references, metrics, to)
-    _rich(found.metrics)
+    if found.metrics:
+        _rich(found.metrics)
+    else:
+        say("these runs have no metric in common")
     if found.settings:
         _rich(found.settings)
     say(str(found.page))
