@@ -215,3 +215,17 @@ def test_cpu_time_includes_children_that_live_and_that_ended() -> None:
         child.communicate(b"\n")
     assert living >= 0.45
     assert machine.cpu_seconds() - before >= 0.45
+
+
+def test_cpu_time_includes_what_living_children_started() -> None:
+    """As with environments in processes of their own: each is a child of the process that forks them."""
+    work = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
+    parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {work!r}])"
+    before = machine.cpu_seconds()
+    with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        living = machine.cpu_seconds() - before
+        child.communicate(b"\n")
+    assert living >= 0.45
+    assert machine.cpu_seconds() - before >= 0.45

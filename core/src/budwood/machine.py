@@ -52,19 +52,21 @@ def version_changes(before: Mapping[str, str]) -> list[str]:
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process so far, of its children that ended and, on Linux, of those that live.
+    """User and system time of this process so far, of its children that ended and, on Linux, of those that live and of theirs.
 
     A child in a process session of its own, such as the tracking process, counts only once it has ended.
     """
-    return sum(os.times()[:4]) + sum(map(_cpu_of, _living_children()))
+    return sum(os.times()[:4]) + sum(map(_cpu_of, _living_below("self")))
 
 
-def _living_children() -> Iterator[int]:
-    for listed in Path("/proc/self/task").glob("*/children"):
+def _living_below(process: int | str) -> Iterator[int]:
+    """Environment workers, for one, are children of the process that forks them."""
+    for listed in Path(f"/proc/{process}/task").glob("*/children"):
         with suppress(OSError):
             for pid in map(int, listed.read_text().split()):
                 if os.getsid(pid) == os.getsid(0):
                     yield pid
+                    yield from _living_below(pid)
 
 
 def _cpu_of(pid: int) -> float:
