@@ -134,6 +134,19 @@ def test_the_interval_of_improvement(rng: np.random.Generator) -> None:
     assert (apart.estimate, apart.low, apart.high) == (1.0, 1.0, 1.0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("runs", "least"), [(5, 0.7), (10, 0.85)])
+def test_coverage_of_improvement(runs: int, least: float, rng: np.random.Generator) -> None:
+    """Normal scores, the one better with a probability of 0.86; what is measured stands in docs/studies.md."""
+    true, trials = 0.86, 2_000
+    shift = np.sqrt(2) * stats.norm.ppf(true)
+    held = 0
+    for _ in range(trials):
+        found = improvement(rng.normal(shift, size=runs), rng.normal(size=runs), resamples=400)
+        held += found.low <= true <= found.high
+    assert least < held / trials <= 0.985
+
+
 # ---- profiles and curves -----------------------------------------------------------------------------------------------
 
 
