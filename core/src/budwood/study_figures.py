@@ -37,7 +37,7 @@ def drawings(config: StudyConfig, tables: Tables) -> list[Drawing]:
     if not any(len(values) for values in tables.scores[main].values()):
         return []
     metric = config.metrics[main]
-    steps = "environment steps, evaluations included" if metric.of else "training steps"
+    steps = _counted(metric.of)
     few = f"no band with fewer than {statistics.FEW} runs"
     curves = Drawing(
         "curves",
@@ -50,7 +50,8 @@ def drawings(config: StudyConfig, tables: Tables) -> list[Drawing]:
     bars = Drawing(
         "intervals",
         f"{main} by variant",
-        f"Dots are runs, the mark is their interquartile mean and the bar its 95 % interval, {few}.",
+        f"Dots are runs, the mark is their interquartile mean and the bar its 95 % interval, {few}."
+        + (" Crosses are runs that never got there and count with the budget." if metric.reaches is not None else ""),
         (8.6, 0.9 + 0.5 * len(config.variants)),
         lambda axes: _intervals(axes, config, tables),
     )
@@ -62,6 +63,13 @@ def drawings(config: StudyConfig, tables: Tables) -> list[Drawing]:
         lambda axes: _profiles(axes, config, tables),
     )
     return [curves, bars, shares] if tables.curves else [bars, shares]
+
+
+def _counted(of: str | None) -> str:
+    """What an axis over that counter shows. Whoever logs ``env_steps`` logs those of the run's control."""
+    if of is None:
+        return "training steps"
+    return "environment steps, evaluations included" if of.rpartition("/")[2] == "env_steps" else of
 
 
 def style(index: int) -> dict[str, Any]:
@@ -87,7 +95,10 @@ def _intervals(axes: Axes, config: StudyConfig, tables: Tables) -> None:
     for index, row in enumerate(rows):
         values = tables.scores[main][row["variant"]]
         color = style(index)["color"]
-        axes.scatter(values, np.full(len(values), index), s=12, color=color, alpha=0.45, lw=0)
+        never = tables.censored[main][row["variant"]]
+        dots = {"s": 12, "color": color, "alpha": 0.45, "lw": 0}
+        axes.scatter(values[~never], np.full(np.sum(~never), index), **dots)
+        axes.scatter(values[never], np.full(np.sum(never), index), **{**dots, "marker": "x", "lw": 1})
         axes.plot([row["low"], row["high"]], [index, index], color=color, lw=5, alpha=0.35, solid_capstyle="round")
         axes.plot([row["iqm"]], [index], marker="D", markersize=6, color=color)
     axes.set(xlabel=main, ylim=(len(rows) - 0.5, -0.5))
@@ -102,11 +113,10 @@ def _profiles(axes: Axes, config: StudyConfig, tables: Tables) -> None:
     scores = tables.scores[main]
     everything = np.concatenate(list(scores.values()))
     thresholds = np.unique(np.concatenate([np.linspace(everything.min(), everything.max(), THRESHOLDS), everything]))
-    # Steps to a threshold: who has not got there before the budget is at no number of steps there.
-    never = np.inf if config.metrics[main].reaches is None or config.budget is None else config.budget
     for index, (variant, values) in enumerate(scores.items()):
         if len(values):
-            values = np.where(values >= never, thresholds[-1] + 1.0, values)
+            # Steps to a threshold: who never got there is at no number of steps there.
+            values = np.where(tables.censored[main][variant], thresholds[-1] + 1.0, values)
             band = statistics.profile(values, thresholds, lower_is_better=lower)
             # A run counts at its own score: the share changes just after it, or, where less is better, from there on.
             where: Any = "post" if lower else "pre"

@@ -36,14 +36,15 @@ class Measured:
 class Tables:
     """``cells``, ``summary`` and ``pairs`` are rows of equal keys; see :func:`tabulate`.
 
-    ``scores``: metric -> variant -> (S,) values of the finished runs that have one. ``curves``: variant -> the main metric
-    over steps, where at least one run has one.
+    ``scores``: metric -> variant -> (S,) values of the finished runs that have one; ``censored``: which of them never got to
+    their threshold. ``curves``: variant -> the main metric over steps, where at least one run has one.
     """
 
     cells: list[Row]
     summary: list[Row]
     pairs: list[Row]
     scores: dict[str, dict[str, Array]]
+    censored: dict[str, dict[str, Array]]
     curves: dict[str, statistics.Band]
     notes: list[str]
 
@@ -99,21 +100,22 @@ def tabulate(config: StudyConfig, cells: Sequence[Cell]) -> Tables:
         cell: {name: measure(history, metric, config.budget) for name, metric in config.metrics.items()}
         for cell, history in histories.items()
     }
-    scores: dict[str, dict[str, Array]] = {}
+    scores: dict[str, dict[str, Array]] = {name: {} for name in config.metrics}
+    censored: dict[str, dict[str, Array]] = {name: {} for name in config.metrics}
     summary = []
     for name, metric in config.metrics.items():
-        scores[name] = {}
         for variant in config.variants:
-            measured = [all_of[name] for cell, all_of in found.items() if cell.variant == variant]
-            values = np.array([one.value for one in measured if math.isfinite(one.value)])
-            scores[name][variant] = values
-            censored = sum(one.censored for one in measured) if metric.reaches is not None else None
-            summary.append(_summary(variant, name, values, censored))
+            all_measured = [all_of[name] for cell, all_of in found.items() if cell.variant == variant]
+            measured = [one for one in all_measured if math.isfinite(one.value)]
+            values = scores[name][variant] = np.array([one.value for one in measured])
+            never = censored[name][variant] = np.array([one.censored for one in measured], dtype=bool)
+            summary.append(_summary(variant, name, values, None if metric.reaches is None else int(never.sum())))
     return Tables(
         [_row(cell, config, found.get(cell, {})) for cell in cells],
         summary,
         list(_pairs(config, scores)),
         scores,
+        censored,
         dict(_curves(config, histories)),
         [*_never_logged(config, histories), *_diverged(config, histories)],
     )
