@@ -20,6 +20,7 @@ STUDIES = {
     "terms": "morse_terms",
     "halfcheetah": "morse_halfcheetah",
     "halfcheetah_calibration": "halfcheetah_calibration",
+    "sensitivity": "morse_sensitivity",
 }
 
 
@@ -67,6 +68,15 @@ def test_probabilities_are_those_of_the_runs(study: str) -> None:
             found = statistics.improvement(x, y)
             quoted = [float(row[key]) for key in ("probability", "low", "high")]
             np.testing.assert_allclose(quoted, [found.estimate, found.low, found.high], rtol=1e-12)
+
+
+def test_sensitivity_is_quoted_as_it_is() -> None:
+    share = means("sensitivity", "gradient steps")
+    for row in rows("sensitivity", "summary"):
+        if row["metric"] == "steps to success":
+            n, never, middle = int(row["n"]), int(row["censored"]), f"{float(row['iqm']):,.0f}"
+            quoted = f"| {row['variant']} | {n - never} of {n} | {middle} | too few runs | {share[row['variant']]} |"
+            assert quoted in PAGE.read_text()
 
 
 def test_probabilities_are_quoted_as_they_are() -> None:
