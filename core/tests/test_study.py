@@ -455,3 +455,15 @@ def test_runs_nest_in_the_studys_own_tracked_run(file: Path, output: Path) -> No
     assert tracking.finish(folders[0].resolve(), timeout=300).complete
     assert len(client.get_metric_history(parent.info.run_id, "return/plain/iqm")) == 1
     assert len(client.search_runs([parent.info.experiment_id])) == 2
+
+
+def test_a_cell_is_not_parted_from_its_study(file: Path, output: Path) -> None:
+    budwood.study(file)
+    with pytest.raises(ConfigError) as refused:
+        budwood.resume("grid-plain-s0", ["budget=500"])
+    assert str(refused.value) == (
+        "grid-plain-s0: this run belongs to the study grid, which refuses runs of other settings than its own. Change the "
+        "study's file, or start a run of your own with init_from=grid-plain-s0."
+    )
+    with pytest.raises(ConfigError, match="How long it trains is for its study grid to say"):
+        budwood.resume("grid-plain-s0")

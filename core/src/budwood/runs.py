@@ -41,6 +41,12 @@ def run(
 def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress | None = None) -> Result:
     """Continue a run from its newest intact checkpoint; a finished run needs more ``trainer.total_timesteps``."""
     folder = find_run(reference)
+    if overrides and folder.study is not None:
+        raise ConfigError(
+            f"this run belongs to the study {folder.study.name}, which refuses runs of other settings than its own",
+            where=folder.run_id,
+            do=f"Change the study's file, or start a run of your own with init_from={folder.run_id}",
+        )
     return _go_on(folder, config.load(folder.config_file, overrides), progress or silent())
 
 
@@ -131,7 +137,9 @@ def _check_unfinished(folder: RunFolder, planned: Plan, trainer: Trainer, state:
         raise ConfigError(
             f"this run is finished, at {steps:,} steps" + (f" and {env_steps:,} with evaluations" if budget else ""),
             where=folder.run_id,
-            do=f"To train on: budwood resume {folder.run_id} {' '.join(settings)}",
+            do=f"To train on: budwood resume {folder.run_id} {' '.join(settings)}"
+            if folder.study is None
+            else f"How long it trains is for its study {folder.study.name} to say",
         )
 
 
