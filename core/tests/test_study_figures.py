@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from budwood.statistics import Band
+from budwood.statistics import Band
 from budwood.study_config import StudyConfig
-from budwood.study_figures import drawings
+from budwood.study_figures import drawings, overlay
 from budwood.study_table import Tables
 
 
@@ -72,3 +73,12 @@ def test_the_axis_is_named_after_what_counts_there(of: str | None, label: str) -
     axes = Figure().subplots()
     drawings(config, tables)[0].draw(axes)
     assert axes.get_xlabel() == label
+
+
+def test_a_curve_of_one_evaluation_can_be_seen() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    once, twice = (Band(np.arange(n), np.ones(n), np.ones(n), np.ones(n)) for n in (1, 2))
+    overlay(axes, {"once": once, "twice": twice}, ["once", "twice"], "steps", "P")
+    assert [line.get_marker() for line in axes.get_lines()] == ["o", "None"]

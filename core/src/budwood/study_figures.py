@@ -84,7 +84,8 @@ def overlay(axes: Axes, curves: dict[str, statistics.Band], order: Sequence[str]
             band = curves[name]
             color = style(index)["color"]
             axes.fill_between(band.x, band.low, band.high, color=color, alpha=0.16, lw=0, step="post")
-            axes.step(band.x, band.estimate, where="post", label=name, **style(index))
+            alone = "o" if len(band.x) == 1 else None  # one evaluation a run draws no line
+            axes.step(band.x, band.estimate, where="post", label=name, marker=alone, **style(index))
     axes.set(xlabel=x_label, ylabel=y_label)
     count_in_thousands(axes)
 
