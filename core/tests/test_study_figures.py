@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from budwood.statistics import Band
-from budwood.statistics import Band
 from budwood.study_config import StudyConfig
 from budwood.study_figures import drawings, overlay
 from budwood.study_table import Tables
