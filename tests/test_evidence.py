@@ -74,8 +74,9 @@ def test_sensitivity_is_quoted_as_it_is() -> None:
     share = means("sensitivity", "gradient steps")
     for row in rows("sensitivity", "summary"):
         if row["metric"] == "steps to success":
-            n, never, middle = int(row["n"]), int(row["censored"]), f"{float(row['iqm']):,.0f}"
-            quoted = f"| {row['variant']} | {n - never} of {n} | {middle} | too few runs | {share[row['variant']]} |"
+            n, never = int(row["n"]), int(row["censored"])
+            middle, low, high = (f"{float(row[key]):,.0f}" for key in ("iqm", "low", "high"))
+            quoted = f"| {row['variant']} | {n - never} of {n} | {middle} | {low} to {high} | {share[row['variant']]} |"
             assert quoted in PAGE.read_text()
 
 
