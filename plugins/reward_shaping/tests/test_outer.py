@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from budwood_reward_shaping import novelty
 from budwood_reward_shaping.config import ExploreConfig, OuterConfig
 from budwood_reward_shaping.outer import OuterLoop
 from budwood_reward_shaping.weights import StaticWeights
@@ -49,6 +50,25 @@ def test_only_ratios_move_when_the_scale_is_free(make):
     loop.report(0.0, np.array([5.0, 1.0]))
     assert np.log(loop.propose()).sum() == pytest.approx(0.0)
     assert make(scale_free=True).usable(np.array([2.0, 2.0])) is None
+
+
+def test_one_search_has_one_novelty_target_and_a_predictor_for_each_jump(make, monkeypatch):
+    def seeds_of(seed: int) -> list[novelty.Seeds]:
+        seen: list[novelty.Seeds] = []
+
+        def score(candidates, tried, seeds):
+            seen.append(seeds)
+            return novelty.rnd(candidates, tried, seeds)
+
+        monkeypatch.setattr(novelty, "SCORES", {"rnd": score})
+        loop = make(seed=seed)
+        assert [loop.report(0.0, None).kind for _ in range(3)] == ["jump"] * 3
+        return seen
+
+    one, other = seeds_of(0), seeds_of(1)
+    assert len({seeds.target for seeds in one}) == 1
+    assert len({seeds.predictor for seeds in one}) == 3
+    assert one[0].target != other[0].target
 
 
 def test_no_gradient_means_stalled(make):

@@ -6,6 +6,7 @@ Every score is a pure function of its arguments, so a resumed search picks what 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,28 +14,35 @@ from torch import nn
 
 from budwood.api import Array
 
-Score = Callable[[Array, Array, int], Array]
-"""(candidates (M, d), tried (N, d), seed) -> (M,), larger is newer."""
+
+class Seeds(NamedTuple):
+    """``target`` stays the same for a whole search, ``predictor`` belongs to one move of it."""
+
+    target: int
+    predictor: int
+
+
+Score = Callable[[Array, Array, Seeds], Array]
+"""(candidates (M, d), tried (N, d), seeds) -> (M,), larger is newer."""
 
 HIDDEN, FEATURES, TRAINING_STEPS, LEARNING_RATE = 64, 8, 200, 1e-3
 
 
-def uniform(candidates: Array, _tried: Array, _seed: int) -> Array:
+def uniform(candidates: Array, _tried: Array, _seeds: Seeds) -> Array:
     """No preference: the first of the random candidates is as good as any."""
     return np.zeros(len(candidates))
 
 
-def maxmin(candidates: Array, tried: Array, _seed: int) -> Array:
+def maxmin(candidates: Array, tried: Array, _seeds: Seeds) -> Array:
     """Distance to the nearest point tried."""
     distances: Array = np.linalg.norm(candidates[:, None, :] - tried[None, :, :], axis=-1)  # (M, N)
     nearest: Array = distances.min(axis=1)
     return nearest
 
 
-def rnd(candidates: Array, tried: Array, seed: int) -> Array:
-    """|h(z) - f(z)|^2 of a random network f, drawn under ``seed``, and a predictor h trained on the points tried."""
-    generator = torch.Generator().manual_seed(seed)
-    target, predictor = (_network(candidates.shape[1], generator) for _ in range(2))
+def rnd(candidates: Array, tried: Array, seeds: Seeds) -> Array:
+    """|h(z) - f(z)|^2 of a fixed random network f and a predictor h, trained from scratch on all points tried."""
+    target, predictor = (_network(candidates.shape[1], torch.Generator().manual_seed(seed)) for seed in seeds)
     seen, new = torch.from_numpy(tried), torch.from_numpy(candidates)
     with torch.no_grad():
         wanted, truth = target(seen), target(new)

@@ -94,6 +94,7 @@ class OuterLoop:
         self.parts = PARTS[baseline] if baseline else searching
         self._jump_resets = self.parts.reset if baseline else explore.reset == "fresh"
         self._generators = generators
+        self._novelty_target = int(generators("novelty target").integers(2**31))
         self.ascent: Ascent = Adam(outer.lr_state) if space.needs_obs else Normalised(outer.lr)
         self.phi = space.start(initial)
         self.probing: Probing | None = None
@@ -211,7 +212,8 @@ class OuterLoop:
         """Of (M, P) candidates, and its score."""
         tried = self.space.coordinates(np.stack([trial.phi for trial in self.trials]))  # (N, d)
         z = self.space.coordinates(candidates)
-        new = novelty.SCORES[self.novelty](z, tried, int(rng.integers(2**31)))
+        seeds = novelty.Seeds(self._novelty_target, int(rng.integers(2**31)))
+        new = novelty.SCORES[self.novelty](z, tried, seeds)
         score = novelty.zscore(new)
         if self.explore.beta > 0 and self.novelty != "uniform":
             seen = np.array([trial.p for trial in self.trials])
