@@ -183,9 +183,17 @@ def test_metrics_and_figures_may_change_and_what_was_trained_may_not(file: Path,
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_a_misspelt_metric_is_told_and_costs_no_run(file: Path) -> None:
+def test_a_misspelt_metric_is_told_after_the_first_run_and_costs_none(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     metrics = {"return": {"metric": "eval/retrun_mean"}}
-    result = budwood.study(altered(file, metrics=metrics, variants={"plain": None}), seeds=1)
+    altered(file, metrics=metrics, variants={"plain": None})
+    assert main(["study", str(file), "seeds=2", "--processes", "1"]) == 0
+    said = capsys.readouterr().err
+    early, late = said.index("so far no run logged 'eval/retrun_mean'"), said.index("grid-plain-s1 finished")
+    assert early < late
+    assert said.count("so far no run logged") == 1
+    result = budwood.study(file, seeds=2)
     assert result.notes == ["no run logged 'eval/retrun_mean' (did you mean 'eval/return_mean'?)"]
     assert [row["n"] for row in result.summary] == [0]
 
@@ -226,6 +234,16 @@ def test_what_fails_before_training_is_told_of_every_variant_at_once(file: Path,
     assert [problem.split(": ")[0] for problem in caught.value.problems] == ["variant one", "variant two"]
     assert "did you mean 'rate'?" in caught.value.problems[0]
     assert not output.exists()
+
+
+def test_a_problem_in_the_base_is_placed_in_its_file(file: Path) -> None:
+    base = file.with_name("shared.yaml")
+    base.write_text("trainer:\n  kind: toy\n  total_steps: 50\n  rat: 0.2\n")
+    with pytest.raises(ConfigError) as caught:
+        budwood.study(altered(file, base="shared.yaml", variants={"plain": None, "fast": {"trainer.rats": 0.3}}))
+    told = "\n".join(caught.value.problems)
+    assert f"trainer.rat (line 4 of {base}): unknown key" in told
+    assert "trainer.rats (override): unknown key" in told
 
 
 def test_the_newest_run_is_no_start_for_a_study_that_goes_on_later(file: Path, output: Path) -> None:

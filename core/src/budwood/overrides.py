@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from budwood.api.errors import ConfigError
@@ -13,20 +13,21 @@ from budwood.yaml_io import inline, plain, read
 
 @dataclass(frozen=True)
 class Loaded:
-    """Unchecked values: ``origin`` is the file's name, ``lines`` maps dotted paths to its lines."""
+    """Unchecked values: ``origin`` is the file's name, ``lines`` maps dotted paths to its lines, or to those of ``file``."""
 
     data: dict[str, Any]
     origin: str
     lines: Mapping[str, int]
     overridden: frozenset[str] = frozenset()
+    file: str = ""
 
     def place(self, path: str) -> str:
-        """`` (line 7)`` or `` (override)``: where ``path``, or the nearest part of it that was written, stands."""
+        """`` (line 7)``, `` (line 7 of FILE)`` or `` (override)``: where ``path``, or the nearest part of it that was written, stands."""
         while path:
             if path in self.overridden:
                 return " (override)"
             if path in self.lines:
-                return f" (line {self.lines[path]})"
+                return f" (line {self.lines[path]}{self.file and f' of {self.file}'})"
             if any(_under(given, path) for given in self.overridden):
                 return " (override)"
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
@@ -45,7 +46,7 @@ def normalise(loaded: Loaded) -> Loaded:
     """Plugin names in snake_case, and options that are left out as ``{}``; one plugin in two spellings is an error."""
     sections = loaded.data.get("plugins")
     if sections is None:
-        return Loaded({**loaded.data, "plugins": {}}, loaded.origin, loaded.lines, loaded.overridden)
+        return replace(loaded, data={**loaded.data, "plugins": {}})
     if not isinstance(sections, dict):
         return loaded
     spelled: dict[str, str] = {}
@@ -60,7 +61,7 @@ def normalise(loaded: Loaded) -> Loaded:
             )
         spelled[snake(name)] = name
     data = {**loaded.data, "plugins": {snake(name): {} if it is None else it for name, it in sections.items()}}
-    return Loaded(data, loaded.origin, {_spelled(path): line for path, line in loaded.lines.items()}, loaded.overridden)
+    return replace(loaded, data=data, lines={_spelled(path): line for path, line in loaded.lines.items()})
 
 
 def apply(loaded: Loaded, overrides: Sequence[str]) -> Loaded:
@@ -83,7 +84,7 @@ def apply(loaded: Loaded, overrides: Sequence[str]) -> Loaded:
             where=loaded.origin,
             problems=tuple(problems),
         )
-    return normalise(Loaded(data, loaded.origin, lines, frozenset(overridden)))
+    return normalise(replace(loaded, data=data, lines=lines, overridden=frozenset(overridden)))
 
 
 def _under(known: str, path: str) -> bool:

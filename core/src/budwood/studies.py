@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from budwood import config, grid, journal, machine, study_config, study_page, study_table, tracking
-from budwood.api import BudwoodError, ConfigError
+from budwood.api import BudwoodError, ConfigError, History
 from budwood.folder import DONE, LOCK, STUDY, marked, prepare_output, write_atomically
 from budwood.grid import Cell
 from budwood.planning import Plan
@@ -176,7 +176,10 @@ class _Sitting:
             self._passed += self._size[cell]
             self._events.metrics({"runs finished": float(self._done)}, self._done)
             self._events.flush()
-            self._progress.message(f"{cell.run.run_id} {cell.status}: {self._newest(cell)}")
+            history = journal.history(cell.run.folder)
+            self._progress.message(f"{cell.run.run_id} {cell.status}: {self._newest(cell, history)}")
+            if self._done == 1:
+                self._warn_early(history)
         elif error:
             self._failed += 1
             self._passed += self._size[cell]
@@ -194,10 +197,15 @@ class _Sitting:
             self._phase = phase
             self._progress.phase(phase)
 
-    def _newest(self, cell: Cell) -> str:
+    def _warn_early(self, history: History) -> None:
+        """A metric that the first run did not log may be misspelt; the tables would say so only after the last."""
+        for said in study_table.never_logged(self._config, [history]):
+            self._progress.message(f"so far {said}")
+
+    def _newest(self, cell: Cell, history: History) -> str:
         main = self._config.main_metric
         metric = self._config.metrics[main]
-        found = study_table.measure(journal.history(cell.run.folder), metric, self._config.budget)
+        found = study_table.measure(history, metric, self._config.budget)
         status = cell.run.status
         reached = "never, " if found.censored else f"{number(found.value)}, "
         return (

@@ -139,9 +139,8 @@ def _base(checked: StudyConfig, loaded: Loaded, source: str | Path | Mapping[str
     if isinstance(checked.base, str):
         folder = Path() if isinstance(source, Mapping) else Path(source).parent
         run = config.load(folder / checked.base)
-        return replace(
-            run, data={key: value for key, value in run.data.items() if key != "seed"}
-        )  # that of the run alone
+        without_seed = {key: value for key, value in run.data.items() if key != "seed"}  # that of the run alone
+        return replace(run, data=without_seed, file=run.origin)
     return replace(config.load(checked.base), origin=f"base of {loaded.origin}")
 
 

@@ -117,7 +117,7 @@ def tabulate(config: StudyConfig, cells: Sequence[Cell]) -> Tables:
         scores,
         censored,
         dict(_curves(config, histories)),
-        [*_never_logged(config, histories), *_diverged(config, histories)],
+        [*never_logged(config, list(histories.values())), *_diverged(config, histories)],
     )
 
 
@@ -187,8 +187,9 @@ def _curves(config: StudyConfig, histories: Mapping[Cell, History]) -> Iterator[
             yield variant, statistics.curve(x, values)
 
 
-def _never_logged(config: StudyConfig, histories: Mapping[Cell, History]) -> Iterator[str]:
-    known = {key for history in histories.values() for key in history}
+def never_logged(config: StudyConfig, histories: Sequence[History]) -> Iterator[str]:
+    """What the metrics of a study name and none of its runs logged."""
+    known = {key for history in histories for key in history}
     for key in dict.fromkeys(key for metric in config.metrics.values() for key in (metric.metric, metric.of) if key):
         if histories and key not in known:
             near = difflib.get_close_matches(key, known, n=1)
