@@ -11,6 +11,7 @@ from budwood.api import (
     BindingError,
     BudwoodError,
     Capabilities,
+    CompletionReward,
     Contributions,
     EvalReport,
     Evaluator,
@@ -27,7 +28,7 @@ from budwood.plugins import Activation, Active
 
 EVERYTHING = Capabilities(
     "rootstock/grow",
-    {kind: Seam(f"place of {kind}", grade) for kind, grade in zip(KINDS, "ABCABCABC", strict=True)},
+    {kind: Seam(f"place of {kind}", grade) for kind, grade in zip(KINDS, "ABCABCABCAB", strict=True)},
     loss_inputs=frozenset({"log_prob", "advantages"}),
 )
 
@@ -45,6 +46,10 @@ def plugin(**answers: Any) -> Any:
         @hookimpl
         def reward_terms(self, run: Any) -> Any:
             return answers.get("reward_terms")
+
+        @hookimpl
+        def completion_rewards(self, run: Any) -> Any:
+            return answers.get("completion_rewards")
 
         @hookimpl
         def reward_combination(self, run: Any) -> Any:
@@ -121,6 +126,9 @@ def evaluate(control: Any) -> EvalReport:
     return EvalReport()
 
 
+def score(completions: Any) -> Any: ...
+
+
 def loss(inputs: Any) -> Any: ...
 
 
@@ -139,7 +147,8 @@ def test_everything_in_the_order_of_the_yaml_and_attributed(in_memory: Any) -> N
         reward_terms=[term("b"), term("a")], callbacks=watch, reward_combination=combination, objective=objective
     )
     two = plugin(
-        reward_terms=(term(name) for name in "ab"), loss_terms=[bc], evaluators=(evaluator,), advantage=gae,
+        reward_terms=(term(name) for name in "ab"), completion_rewards=[CompletionReward("a", score)],
+        loss_terms=[bc], evaluators=(evaluator,), advantage=gae,
         build_policy=make_policy, build_env={"eval": lambda: "own"},
     )  # fmt: skip
     made = gather({"one": one, "outer": Wrapper(), "two": two, "inner": Wrapper()}, in_memory)
@@ -149,6 +158,7 @@ def test_everything_in_the_order_of_the_yaml_and_attributed(in_memory: Any) -> N
         *(("two", "a"), ("two", "b")),
     ]
     assert made.reward_terms[2].who == "budwood-two 1.0"
+    assert [item.value.fn for item in made.completion_rewards] == [score]
     assert made.reward_combination is not None
     assert made.reward_combination.value is combination
     assert [item.value for item in made.callbacks] == [watch]
@@ -169,19 +179,20 @@ def test_everything_in_the_order_of_the_yaml_and_attributed(in_memory: Any) -> N
         (1, "two", "build_env", "factory (eval)", "place of build_env", "A"),
         (2, "inner", "build_env", "wrapper", "place of build_env", "A"),
         (3, "outer", "build_env", "wrapper", "place of build_env", "A"),
-        (4, "one", "reward_terms", "one.b", "place of reward_terms", "B"),
-        (5, "one", "reward_terms", "one.a", "place of reward_terms", "B"),
-        (6, "two", "reward_terms", "two.a", "place of reward_terms", "B"),
-        (7, "two", "reward_terms", "two.b", "place of reward_terms", "B"),
-        (8, "one", "reward_combination", "Combination", "place of reward_combination", "C"),
-        (9, "two", "build_policy", "make_policy", "place of build_policy", "A"),
-        (10, "inner", "build_policy", "wrapper", "place of build_policy", "A"),
-        (11, "outer", "build_policy", "wrapper", "place of build_policy", "A"),
-        (12, "two", "advantage", "gae", "place of advantage", "B"),
-        (13, "one", "objective", "one.clip", "place of objective", "C"),
-        (14, "two", "loss_terms", "two.bc", "place of loss_terms", "A"),
-        (15, "one", "callbacks", "Watch", "place of callbacks", "B"),
-        (16, "two", "evaluators", "two.probe", "place of evaluators", "C"),
+        (4, "one", "reward_terms", "one.b", "place of reward_terms", "C"),
+        (5, "one", "reward_terms", "one.a", "place of reward_terms", "C"),
+        (6, "two", "reward_terms", "two.a", "place of reward_terms", "C"),
+        (7, "two", "reward_terms", "two.b", "place of reward_terms", "C"),
+        (8, "two", "completion_rewards", "two.a", "place of completion_rewards", "A"),
+        (9, "one", "reward_combination", "Combination", "place of reward_combination", "B"),
+        (10, "two", "build_policy", "make_policy", "place of build_policy", "C"),
+        (11, "inner", "build_policy", "wrapper", "place of build_policy", "C"),
+        (12, "outer", "build_policy", "wrapper", "place of build_policy", "C"),
+        (13, "two", "advantage", "gae", "place of advantage", "A"),
+        (14, "one", "objective", "one.clip", "place of objective", "B"),
+        (15, "two", "loss_terms", "two.bc", "place of loss_terms", "C"),
+        (16, "one", "callbacks", "Watch", "place of callbacks", "A"),
+        (17, "two", "evaluators", "two.probe", "place of evaluators", "B"),
     ]
     assert bindings(made, EVERYTHING)[1].who == "budwood-inner 1.0"
 
@@ -208,6 +219,55 @@ def test_hooks_are_called_once_and_environments_wrapped_when_asked(in_memory: An
     assert made.wrap_env is not None
     assert [made.wrap_env(lambda: "default", role)() for role in ("eval", "train", "eval")] == ["eval", "train", "eval"]
     assert sorted(asked) == ["eval", "train"]
+
+
+class Rows:
+    """Builds a dataset for one role, or wraps what is there."""
+
+    def __init__(self, rows: list[str], role: str = "train") -> None:
+        self.rows, self.role, self.asked = rows, role, 0
+
+    @hookimpl
+    def build_dataset(self, run: Any, role: str) -> Any:
+        self.asked += 1
+        return self.rows if role == self.role else None
+
+
+class Shortens:
+    @hookimpl(wrapper=True)
+    def build_dataset(self, run: Any, role: str) -> Any:
+        inner = yield
+        return [*inner[:1], run]
+
+
+def test_datasets_are_made_when_they_are_asked_for(in_memory: Any) -> None:
+    rows = Rows(["a", "b"])
+    made = gather({"outer": Shortens(), "rows": rows, "inner": Shortens()}, in_memory)
+    assert rows.asked == 0, "explain makes no dataset"
+    assert [(b.plugin, b.kind, b.name) for b in bindings(made, EVERYTHING)] == [
+        ("rows", "build_dataset", "dataset"),
+        ("inner", "build_dataset", "wrapper"),
+        ("outer", "build_dataset", "wrapper"),
+    ]
+    assert made.wrap_dataset is not None
+    assert made.wrap_dataset(None, "train") == ["a", "run of outer"]
+    assert made.wrap_dataset(["c", "d"], "eval") == ["c", "run of outer"]
+    assert made.wrap_dataset(None, "eval") is None, "there is nothing to wrap"
+    two = gather({"rows": rows, "other": Rows(["c"])}, in_memory)
+    assert two.wrap_dataset is not None
+    with pytest.raises(PluginError, match=r"build_dataset is claimed by both rows .* and other"):
+        two.wrap_dataset(None, "train")
+    with pytest.raises(BindingError, match="cannot bind dataset dataset: it has environments"):
+        gather({"rows": rows}, in_memory, without("build_dataset", reason="it has environments"))
+
+
+def test_rewards_of_completions_need_a_trainer_that_writes_text(in_memory: Any) -> None:
+    short = plugin(completion_rewards=[CompletionReward("short", score), CompletionReward("short", score)])
+    with pytest.raises(PluginError, match=r"the completion reward flow\.short is contributed twice"):
+        gather({"flow": short}, in_memory)
+    one = plugin(completion_rewards=CompletionReward("one", score))
+    with pytest.raises(BindingError, match=r"cannot bind completion reward flow\.one: it writes no text"):
+        gather({"flow": one}, in_memory, without("completion_rewards", reason="it writes no text"))
 
 
 WHO = "Asked for by budwood-flow 1.0."

@@ -12,6 +12,7 @@ import pytest
 
 from budwood.api import (
     CheckpointError,
+    CompletionReward,
     Contributed,
     ContributionError,
     Contributions,
@@ -162,6 +163,68 @@ def test_evaluation_is_logged_with_spread_and_budget() -> None:
     assert [step for step, _ in memory.records] == [20], "the last evaluation is not made twice"
     assert memory.records[0][1]["eval/return_mean"] == 20.0
     assert memory.records[0][1]["eval/env_steps"] == 40.0
+
+
+class Measuring(Counter):
+    """Evaluates by a loss of its own, on a batch that it may lack."""
+
+    held_out = True
+
+    def measure(self) -> dict[str, float]:
+        return {"eval/loss": 1.0 / self.steps} if self.held_out else {}
+
+
+class Losses(RunCallback):
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, float]] = []
+
+    def on_eval_metrics(self, control: RunControl, metrics: Mapping[str, float]) -> None:
+        self.seen.append((control.steps, metrics["eval/loss"]))
+
+    def on_eval(self, control: RunControl, evaluation: Evaluation) -> None:
+        raise AssertionError("there are no episodes")
+
+
+def test_a_trainer_with_numbers_of_its_own_is_measured_and_its_callbacks_are_told() -> None:
+    trainer, losses = Measuring(40), Losses()
+    made, memory = session(trainer, losses, rhythm=Rhythm(20, 1))
+    trainer.fit(made)  # type: ignore[arg-type]
+    made.finish()
+    assert losses.seen == [(20, 0.05), (40, 0.025)], "the last one is not made twice"
+    assert memory.records == [(20, {"eval/loss": 0.05}), (40, {"eval/loss": 0.025})]
+    assert (made.evaluations, made.env_steps) == ([], 40)
+
+    trainer = Measuring(40)
+    trainer.held_out = False
+    made, memory = session(trainer, losses, rhythm=Rhythm(20, 1))
+    trainer.fit(made)  # type: ignore[arg-type]
+    made.finish()
+    assert (len(losses.seen), memory.records) == (2, [])
+
+
+def test_a_completion_rewards_state_is_in_the_checkpoint() -> None:
+    class Mean:
+        def __init__(self, value: float) -> None:
+            self.value = value
+
+        def state_dict(self) -> StateTree:
+            return {"value": self.value}
+
+        def load_state_dict(self, state: StateTree) -> None:
+            self.value = state["value"]
+
+    saves: list[StateTree] = []
+    first, second = Mean(3.0), Mean(0.0)
+
+    def holding(mean: Mean) -> Contributions:
+        return Contributions(completion_rewards=[owned(CompletionReward("length", lambda c: [], state=mean))])
+
+    made, _ = session(Counter(), saves=saves, rhythm=Rhythm(None, 0, 0, 10), contributions=holding(first))
+    made.boundary(10)
+    made.finish()
+    again, _ = session(Counter(), saves=[], restored=saves[-1], contributions=holding(second))
+    again.start()
+    assert second.value == 3.0
 
 
 def test_evaluator_runs_when_due_and_once_at_the_end() -> None:

@@ -11,6 +11,7 @@ from budwood.api import (
     BindingError,
     BudwoodError,
     Capabilities,
+    CompletionReward,
     Contributed,
     Contributions,
     Evaluator,
@@ -29,7 +30,9 @@ ROLES = ("train", "eval")
 
 KINDS = {
     "build_env": "environment",
+    "build_dataset": "dataset",
     "reward_terms": "reward term",
+    "completion_rewards": "completion reward",
     "reward_combination": "reward combination",
     "build_policy": "policy",
     "advantage": "advantage",
@@ -40,7 +43,7 @@ KINDS = {
 }
 """Kind -> word for one of it, in the order of binding: from the environment outwards to what watches the run."""
 
-NAMED = ("reward_terms", "objective", "loss_terms", "evaluators")
+NAMED = ("reward_terms", "completion_rewards", "objective", "loss_terms", "evaluators")
 LOSSES = ("objective", "loss_terms")
 
 
@@ -126,6 +129,7 @@ def contributions(
 
     made = Contributions(
         reward_terms=collect("reward_terms", RewardTerm),
+        completion_rewards=collect("completion_rewards", CompletionReward),
         reward_combination=claim(
             "reward_combination", "RewardCombination", lambda value: isinstance(value, RewardCombination)
         ),
@@ -136,6 +140,7 @@ def contributions(
         callbacks=collect("callbacks", RunCallback),
         evaluators=collect("evaluators", Evaluator),
         wrap_env=_environment(activation, run, findings),
+        wrap_dataset=_dataset(activation, run),
     )
     _check(made, capabilities, findings)
     findings.close()
@@ -209,14 +214,32 @@ def _environment(activation: Activation, run: PerPlugin, findings: _Findings) ->
     return Layered(wrap, (*layers, *reversed(wrappers)))
 
 
+def _dataset(activation: Activation, run: PerPlugin) -> Layered | None:
+    """(dataset or None, role) -> dataset or None. Hooks are called only then: a dataset may take long to make."""
+    wrappers = activation.wrappers("build_dataset")
+    builders = [a for a in activation.plugins if activation.implements("build_dataset", a) and a not in wrappers]
+    if not builders and not wrappers:
+        return None
+
+    def make(given: Any, role: str) -> Any:
+        base = activation.claim("build_dataset", run=run, role=role)
+        dataset = given if base is None else base.value
+        return None if dataset is None else activation.wrap("build_dataset", dataset, run=run, role=role)
+
+    layers = [Contributed("dataset", active.name, active.who) for active in builders]
+    layers += [Contributed("wrapper", active.name, active.who) for active in reversed(wrappers)]
+    return Layered(make, tuple(layers))
+
+
 def _listed(made: Contributions) -> list[tuple[str, str, Contributed[Any]]]:
     """(kind, name, contribution) of everything, in the order of binding."""
-    layers = made.wrap_env.layers if isinstance(made.wrap_env, Layered) else ()
     policy = made.policy
     inner = policy.value.layers if policy is not None and isinstance(policy.value, Layered) else None
     by_kind: Mapping[str, Sequence[tuple[str, Contributed[Any]]]] = {
-        "build_env": [(layer.value, layer) for layer in layers],
+        "build_env": _layers(made.wrap_env),
+        "build_dataset": _layers(made.wrap_dataset),
         "reward_terms": _keyed(made.reward_terms),
+        "completion_rewards": _keyed(made.completion_rewards),
         "reward_combination": _single(made.reward_combination),
         "build_policy": _single(policy) if inner is None else [(layer.value, layer) for layer in inner],
         "advantage": _single(made.advantage),
@@ -226,6 +249,10 @@ def _listed(made: Contributions) -> list[tuple[str, str, Contributed[Any]]]:
         "evaluators": _keyed(made.evaluators),
     }
     return [(kind, name, item) for kind in KINDS for name, item in by_kind[kind]]
+
+
+def _layers(made: Callable[..., Any] | None) -> list[tuple[str, Contributed[Any]]]:
+    return [(layer.value, layer) for layer in made.layers] if isinstance(made, Layered) else []
 
 
 def _keyed(items: Sequence[Contributed[Any]]) -> list[tuple[str, Contributed[Any]]]:

@@ -55,7 +55,16 @@ __all__ = [
     "schema",
 ]
 
-MAY_CHANGE = ("name", "output", "evaluation", "checkpoint", "tracking", "trainer.total_timesteps", "budget")
+MAY_CHANGE = (
+    "name",
+    "output",
+    "evaluation",
+    "checkpoint",
+    "tracking",
+    "trainer.total_timesteps",
+    "trainer.total_steps",
+    "budget",
+)
 """What a resumed run may change: these keys and everything under them."""
 
 

@@ -20,6 +20,7 @@ from budwood.api import (
     Contributions,
     Evaluation,
     Evaluator,
+    Measured,
     Rollout,
     RunCallback,
     RunControl,
@@ -79,7 +80,7 @@ class Session:
         self.stopped: str | None = None
         self.interrupted = False
         self._reset_seed: int | None = None
-        self._evaluated = False
+        self._evaluated_at = -1
         self.ended_at = -1
         self._recorder, self._screen, self._rhythm, self._save = recorder, screen, rhythm, save
         self._restored = restored
@@ -137,7 +138,7 @@ class Session:
 
     def load_policy(self, state: StateTree) -> None:
         self.trainer.load_policy(state)
-        self._evaluated = False
+        self._evaluated_at = -1
         for _, due in self._evaluators:
             due.last = -1
 
@@ -187,7 +188,7 @@ class Session:
             for callback in self.contributions.callbacks:
                 with self._blaming(callback, "on_run_end"):
                     callback.value.on_run_end(self)
-            if self._rhythm.episodes and not (self._evaluated and self.evaluations[-1][0] == self.steps):
+            if self._rhythm.episodes and self._evaluated_at != self.steps:
                 self._evaluate_now()
             for item, due in self._evaluators:
                 if due.last != self.steps:
@@ -241,9 +242,12 @@ class Session:
             self.next_boundary = 0
 
     def _evaluate_now(self) -> None:
+        self._evaluated_at = self.steps
+        if isinstance(self.trainer, Measured):
+            self._measure_now(self.trainer)
+            return
         evaluation = self.evaluate(self._rhythm.episodes, self._rhythm.evaluation_seed)
         self.evaluations.append((self.steps, evaluation))
-        self._evaluated = True
         returns = evaluation.returns
         spread = float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
         self.log(
@@ -258,6 +262,18 @@ class Session:
         for item in self.contributions.callbacks:
             with self._blaming(item, "on_eval"):
                 item.value.on_eval(self, evaluation)
+
+    def _measure_now(self, trainer: Measured) -> None:
+        self._screen.phase("evaluating")
+        with self._timed("evaluation"):
+            metrics = trainer.measure()
+        self._screen.phase("")
+        if not metrics:
+            return
+        self.log(metrics)
+        for item in self.contributions.callbacks:
+            with self._blaming(item, "on_eval_metrics"):
+                item.value.on_eval_metrics(self, metrics)
 
     def _run_evaluator(self, item: Contributed[Evaluator]) -> None:
         with self._blaming(item, f"evaluator {item.value.name}"), self._timed("evaluation"):
@@ -279,14 +295,14 @@ class Session:
     # ---- state -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> StateTree:
-        """Counters and schedules of this session, every callback's state, and every stateful reward term's."""
+        """Counters and schedules of this session, every callback's state, and every stateful reward's."""
         return {
             "steps": self.steps,
             "evaluation_steps": self.evaluation_steps,
             "ended_at": self.ended_at,
             "stopped": self.stopped,
             "reset_seed": self._reset_seed,
-            "evaluated": self._evaluated,
+            "evaluated_at": self._evaluated_at,
             "evaluators": [due.last for _, due in self._evaluators],
             "latest": dict(self.latest),
             "evaluations": [
@@ -299,7 +315,7 @@ class Session:
             ],
             "terms": {
                 f"{item.plugin}.{item.value.name}": self._state_of(item, item.value.state)
-                for item in self.contributions.reward_terms
+                for item in self._rewards
                 if item.value.state is not None
             },
         }
@@ -314,7 +330,7 @@ class Session:
         self.ended_at = state["ended_at"]
         self.stopped = self.stopped or state["stopped"]
         self._reset_seed = state["reset_seed"]
-        self._evaluated = state["evaluated"]
+        self._evaluated_at = state["evaluated_at"]
         self.latest = dict(state["latest"])
         self.evaluations = [
             (e["step"], Evaluation(e["returns"], e["lengths"], e["env_steps"], e["seed"])) for e in state["evaluations"]
@@ -328,7 +344,7 @@ class Session:
         for item, saved in zip(self.contributions.callbacks, state["callbacks"], strict=True):
             with self._blaming(item, "load_state_dict"):
                 item.value.load_state_dict(saved["state"])
-        for term in self.contributions.reward_terms:
+        for term in self._rewards:
             if term.value.state is not None:
                 with self._blaming(term, "load_state_dict"):
                     term.value.state.load_state_dict(state["terms"][f"{term.plugin}.{term.value.name}"])
@@ -338,6 +354,10 @@ class Session:
             due.last = last
 
     # ---- helpers ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _rewards(self) -> Sequence[Contributed[Any]]:
+        return (*self.contributions.reward_terms, *self.contributions.completion_rewards)
 
     def _overriding(self, event: str) -> Sequence[Contributed[RunCallback]]:
         base = getattr(RunCallback, event)

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from budwood import tree
 from budwood.api import (
     BudwoodError,
+    CompletionReward,
     Config,
     Contributed,
     Evaluator,
@@ -45,6 +46,7 @@ HEAVY = ("torch", "transformers", "trl", "lerobot", "mlflow")
 
 COLLECTED: Mapping[str, type] = {
     "reward_terms": RewardTerm,
+    "completion_rewards": CompletionReward,
     "loss_terms": LossTerm,
     "evaluators": Evaluator,
     "callbacks": RunCallback,

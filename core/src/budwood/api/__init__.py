@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from budwood.api.completions import CompletionReward, Completions
 from budwood.api.control import EvalReport, Evaluation, Evaluator, RunCallback, RunControl
 from budwood.api.errors import (
     BindingError,
@@ -17,7 +18,17 @@ from budwood.api.linear import LinearCombination, WeightVector
 from budwood.api.report import Figure, History, ReportSection, Series
 from budwood.api.reward import NATIVE, RewardCombination, RewardTerm, StepBatch, TermColumn
 from budwood.api.state import Array, Stateful, StateTree, storable
-from budwood.api.trainer import Capabilities, Contributed, Contributions, Graft, Run, Seam, Trainer, TrainerEvents
+from budwood.api.trainer import (
+    Capabilities,
+    Contributed,
+    Contributions,
+    Graft,
+    Measured,
+    Run,
+    Seam,
+    Trainer,
+    TrainerEvents,
+)
 from budwood.api.training import (
     AdvantageFn,
     AdvantageInputs,
@@ -45,6 +56,8 @@ __all__ = [
     "BudwoodError",
     "Capabilities",
     "CheckpointError",
+    "CompletionReward",
+    "Completions",
     "Config",
     "ConfigError",
     "Contributed",
@@ -61,6 +74,7 @@ __all__ = [
     "LinearCombination",
     "LossInputs",
     "LossTerm",
+    "Measured",
     "Objective",
     "PluginError",
     "Policy",

@@ -31,7 +31,8 @@ class RunControl(Protocol):
     """Handed to every callback and evaluator.
 
     ``steps`` counts training environment steps up to the last boundary, ``env_steps`` those of evaluations too;
-    ``total_steps`` is where training ends, ``n_envs`` how many environments run side by side.
+    ``total_steps`` is where training ends, ``n_envs`` how many environments run side by side. A trainer without
+    environments counts optimiser steps.
     """
 
     @property
@@ -101,6 +102,9 @@ class RunCallback:
     def on_update_end(self, control: RunControl) -> None: ...
 
     def on_eval(self, control: RunControl, evaluation: Evaluation) -> None: ...
+
+    def on_eval_metrics(self, control: RunControl, metrics: Mapping[str, float]) -> None:
+        """In place of ``on_eval`` where the trainer evaluates by numbers of its own (:class:`Measured`), not by episodes."""
 
     def on_checkpoint(self, control: RunControl, folder: Path) -> None: ...
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pluggy
 
+from budwood.api.completions import CompletionReward
 from budwood.api.control import Evaluator, RunCallback
 from budwood.api.report import History, ReportSection
 from budwood.api.reward import RewardCombination, RewardTerm
@@ -26,8 +27,11 @@ PROJECT = "budwood"
 hookimpl = pluggy.HookimplMarker(PROJECT)
 hookspec = pluggy.HookspecMarker(PROJECT)
 
-BUILD = ("build_trainer", "build_env", "build_policy")
-COLLECT = ("config_model", "reward_terms", "loss_terms", "evaluators", "callbacks", "report_sections", "components")
+BUILD = ("build_trainer", "build_env", "build_dataset", "build_policy")
+COLLECT = (
+    "config_model", "reward_terms", "completion_rewards", "loss_terms", "evaluators", "callbacks", "report_sections",
+    "components",
+)  # fmt: skip
 CLAIM = ("reward_combination", "objective", "advantage")
 ADAPTER = ("capabilities", "build_graft")
 
@@ -36,7 +40,7 @@ class Hooks:
     @hookspec
     def config_model(self) -> type[Any]:
         """A :class:`budwood.api.Config` subclass. A plugin's describes its section under ``plugins``; an adapter's has
-        the fields ``trainer`` and ``env`` and describes those two top-level sections."""
+        the field ``trainer`` and further ones, such as ``env`` or ``dataset``, and describes those top-level sections."""
 
     # ---- adapters -----------------------------------------------------------------------------------------------
     @hookspec
@@ -59,6 +63,11 @@ class Hooks:
         """build. ``role`` is ``train`` or ``eval``. A factory of one environment (a ``gymnasium.Env``)."""
 
     @hookspec
+    def build_dataset(self, run: Run, role: str) -> Any | None:
+        """build. ``role`` is ``train`` or ``eval``. A ``datasets.Dataset``; None leaves what the configuration names. Asked
+        when the trainer is built, not before; a wrapper is passed over where there is nothing to wrap."""
+
+    @hookspec
     def build_policy(self, run: Run) -> PolicyFactory | None:
         """build. (observation space, action space) -> :class:`budwood.api.Policy`."""
 
@@ -66,6 +75,10 @@ class Hooks:
     @hookspec
     def reward_terms(self, run: Run) -> Iterable[RewardTerm]:
         """collect. Per-step reward signals."""
+
+    @hookspec
+    def completion_rewards(self, run: Run) -> Iterable[CompletionReward]:
+        """collect. Rewards of generated text."""
 
     @hookspec
     def loss_terms(self, run: Run) -> Iterable[LossTerm]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from budwood.api.completions import CompletionReward
 from budwood.api.control import Evaluation, Evaluator, RunCallback, RunControl
 from budwood.api.reward import RewardCombination, RewardTerm, StepBatch
 from budwood.api.state import StateTree
@@ -36,9 +37,10 @@ class Seam:
 class Capabilities:
     """What a trainer can bind: kind -> seam, and for every other kind the reason it cannot.
 
-    Kinds are hook names: reward_terms, reward_combination, loss_terms, objective, advantage, build_policy, build_env,
-    callbacks, evaluators. ``loss_inputs`` names what a loss may need. ``graftable`` are the kinds that can be bound to an
-    object that is already built. ``rollouts``: whether callbacks are shown finished rollouts.
+    Kinds are hook names: reward_terms, completion_rewards, reward_combination, loss_terms, objective, advantage,
+    build_policy, build_env, build_dataset, callbacks, evaluators. ``loss_inputs`` names what a loss may need. ``graftable``
+    are the kinds that can be bound to an object that is already built. ``rollouts``: whether callbacks are shown finished
+    rollouts.
     """
 
     trainer: str
@@ -54,6 +56,7 @@ class Contributions:
     """Everything the active plugins gave, in YAML order, attributed; made and checked by core, bound by an adapter."""
 
     reward_terms: Sequence[Contributed[RewardTerm]] = ()
+    completion_rewards: Sequence[Contributed[CompletionReward]] = ()
     reward_combination: Contributed[RewardCombination] | None = None
     loss_terms: Sequence[Contributed[LossTerm]] = ()
     objective: Contributed[Objective] | None = None
@@ -63,6 +66,8 @@ class Contributions:
     evaluators: Sequence[Contributed[Evaluator]] = ()
     wrap_env: Callable[[Any, str], Any] | None = None
     """(environment factory, role) -> environment factory, the composed ``build_env`` hooks; None if there are none."""
+    wrap_dataset: Callable[[Any, str], Any] | None = None
+    """(dataset or None, role) -> dataset or None, the composed ``build_dataset`` hooks; None if there are none."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,14 @@ class Trainer(Protocol):
         """Write the trainer's native file(s), e.g. ``model.zip``; return the path to load."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A trainer that evaluates by numbers of its own, such as a loss on held-out rows, and has no episodes."""
+
+    def measure(self) -> Mapping[str, float]:
+        """Evaluate now; empty if there is nothing to evaluate on. Leaves every random generator of the training as it was."""
 
 
 @dataclass(frozen=True)
