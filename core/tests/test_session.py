@@ -98,6 +98,7 @@ class Spy(RunCallback):
 
     def on_run_end(self, control: RunControl) -> None:
         self.seen.append("end")
+        control.note("seen to the end")
 
     def state_dict(self) -> StateTree:
         return {"seen": list(self.seen)}

@@ -13,7 +13,7 @@ from budwood.yaml_io import inline, plain, read
 
 @dataclass(frozen=True)
 class Loaded:
-    """Unchecked values: ``origin`` is the file's name, ``lines`` maps dotted paths to its lines, or to those of ``file``."""
+    """Unchecked values: ``origin`` is the file's name, ``lines`` maps dotted paths to its lines, or those of ``file``."""
 
     data: dict[str, Any]
     origin: str
@@ -22,7 +22,8 @@ class Loaded:
     file: str = ""
 
     def place(self, path: str) -> str:
-        """`` (line 7)``, `` (line 7 of FILE)`` or `` (override)``: where ``path``, or the nearest part of it that was written, stands."""
+        """Where ``path``, or the nearest part of it that was written, stands: `` (line 7)``, `` (line 7 of FILE)`` or
+        `` (override)``."""
         while path:
             if path in self.overridden:
                 return " (override)"

@@ -35,16 +35,18 @@ def write(
     evaluations: Sequence[tuple[int, Evaluation]],
     timing: Mapping[str, float],
     bindings: Sequence[Binding],
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write the page into ``folder`` and return its path.
 
     ``config`` without secrets; ``evaluations`` (training steps, evaluation) in order; ``timing`` seconds by activity, with
-    ``total`` for all of it.
+    ``total`` for all of it; ``notes`` what plugins say of the run, a sentence each.
     """
     charts = Charts()
     body = [
         f'<header><p class="name">budwood run</p><h1>{escape(title)}</h1></header>',
         _summary(status, config, history, evaluations, timing),
+        *(f"<p>{escape(note)}</p>" for note in notes),
         _learning(charts, history, evaluations),
         *(_section(charts, item) for item in sections),
         _bindings(bindings),

@@ -77,6 +77,7 @@ class Session:
         self.latest: dict[str, float] = {}
         self.evaluations: list[tuple[int, Evaluation]] = []
         self.seconds: dict[str, float] = {"evaluation": 0.0, "checkpoint": 0.0, "callbacks": 0.0}
+        self.notes: list[str] = []
         self.stopped: str | None = None
         self.interrupted = False
         self._reset_seed: int | None = None
@@ -150,6 +151,10 @@ class Session:
     def stop(self, reason: str) -> None:
         self.stopped = reason
         self.next_boundary = 0
+
+    def note(self, text: str) -> None:
+        if not self._muted:
+            self.notes.append(text)
 
     # ---- TrainerEvents: what the trainer reports -------------------------------------------------------------------
 

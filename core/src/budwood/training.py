@@ -122,9 +122,10 @@ def train(
             raise
         finally:
             progress.stop()
-    if session.stopped:
-        notes.append(f"stopped early: {session.stopped}")
-        progress.message(notes[-1])
+    said = [*session.notes, *([f"stopped early: {session.stopped}"] if session.stopped else [])]
+    for line in said:
+        progress.message(line)
+    notes += said
     sent = tracking.finish(folder.folder, progress=progress.message)
     if not sent.complete:
         notes.append(f"{sent}; sending goes on in the background, and budwood runs --sync takes it up again")
@@ -201,6 +202,7 @@ def _leave(
         timing=timing,
         bindings=planned.bindings,
         status=status,
+        notes=session.notes,
     )
     return {
         "folder": str(folder.folder),

@@ -49,6 +49,7 @@ class Control:
         self.resets: list[int] = []
         self.seeds: list[int] = []
         self.stopped: str | None = None
+        self.notes: list[str] = []
         self.policy = 0
         self.loaded: list[int] = []
 
@@ -100,6 +101,9 @@ class Control:
 
     def stop(self, reason: str) -> None:
         self.stopped = reason
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def make_run(section: ShapingConfig, env_id: str | None = "ReachBudget-v0", seed: int = 0, config: Any = None) -> Run:

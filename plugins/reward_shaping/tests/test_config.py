@@ -34,6 +34,7 @@ def test_defaults_are_those_of_the_method():
 
 def test_preconditioned_steps_are_as_long_as_adams():
     assert section(outer={"precond": "adam"}).outer.alpha == 3e-4
+    assert section(outer={"precond": "adam", "estimator": "neumann"}).outer.alpha == 3e-5
     assert section(outer={"precond": "adam", "alpha": 0.01}).outer.alpha == 0.01
 
 

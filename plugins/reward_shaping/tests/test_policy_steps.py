@@ -94,7 +94,7 @@ class Reference:
             hessian = torch.autograd.functional.hessian(lambda x: self.surrogate(x, fixed), theta.detach())
             (slope,) = torch.autograd.grad(self.surrogate(theta, advantages), theta, create_graph=True)
             eye = torch.eye(len(theta), dtype=theta.dtype)
-            shrink = eye + alpha * self.p[:, None] * (hessian - damping * eye)
+            shrink = eye + alpha * (self.p[:, None] * hessian - damping * eye)
             return theta + sum(torch.linalg.matrix_power(shrink, m) for m in range(order + 1)) @ (
                 alpha * self.p * slope
             )

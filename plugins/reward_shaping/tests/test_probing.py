@@ -40,6 +40,19 @@ def test_o8_is_within_three_standard_errors_of_the_exact_gradient(w):
     assert (3 * error[:2] < 0.25 * np.abs(exact(w)[:2])).all(), "narrow enough to tell"
 
 
+def test_at_a_bound_it_is_the_slope_of_a_performance_that_is_flat_outside():
+    """Of P(bound(phi)) with P = 2 phi_0 + 3 phi_1: half of its slope where one half of the draws is clipped."""
+    space = StaticWeights(0.1, 10.0, False)
+    centre = np.array([np.log(10.0), 0.0])
+    rng = np.random.default_rng(0)
+    rounds = []
+    for _ in range(4000):
+        noise = antithetic(rng.normal(size=(2, 2)))
+        rounds.append(score_gradient(noise, space.bound(centre + 0.3 * noise) @ [2.0, 3.0], 0.3))
+    error = np.std(rounds, axis=0) / np.sqrt(len(rounds))
+    np.testing.assert_array_less(np.abs(np.mean(rounds, axis=0) - [1.0, 3.0]), 3 * error)
+
+
 def test_pairs_take_out_what_is_even_in_the_noise():
     """A performance that rises on both sides alike has no slope, however few the samples."""
     noise = antithetic(np.random.default_rng(0).normal(size=(1, 2)))

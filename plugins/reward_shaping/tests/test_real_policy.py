@@ -121,7 +121,7 @@ def performance(phi: torch.Tensor, param: str, space: Any, rollout: Rollout, ste
         pulled = torch.autograd.grad(fixed, start, dummy, create_graph=True, materialize_grads=True)
         bent = torch.autograd.grad(pulled, dummy, term, create_graph=True, materialize_grads=True)
         term = [
-            t + steps.alpha * moments[name] * (b - steps.damping * t)
+            t + steps.alpha * (moments[name] * b - steps.damping * t)
             for name, t, b in zip(names, term, bent, strict=True)
         ]
         moved = [m + t for m, t in zip(moved, term, strict=True)]
@@ -154,7 +154,7 @@ STEPS = {
     "one_step": PolicySteps(0.05),
     "neumann": PolicySteps(0.05, order=3, damping=0.5),
     "one_step, adam": PolicySteps(3e-4, adam=True),
-    "neumann, adam": PolicySteps(3e-5, order=2, damping=0.5, adam=True),
+    "neumann, adam": PolicySteps(3e-5, order=5, damping=1.0, adam=True),
 }
 
 

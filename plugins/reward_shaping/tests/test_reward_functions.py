@@ -112,6 +112,8 @@ class Control:
     def stop(self, reason: str) -> None:
         self.stopped = True
 
+    def note(self, text: str) -> None: ...
+
     def evaluate(self, episodes: int, seed: int, observer: Callable[[StepBatch], None]) -> Evaluation:
         generator = torch.Generator().manual_seed(seed)
         probabilities = torch.softmax(self.trainer.logits.detach(), dim=0)

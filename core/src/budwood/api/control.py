@@ -80,6 +80,10 @@ class RunControl(Protocol):
     def stop(self, reason: str) -> None:
         """End training at the end of the current boundary."""
 
+    def note(self, text: str) -> None:
+        """Tell a person one sentence at the end of the run: on the screen, in its result and in the report. In a grafted
+        script nobody is told."""
+
 
 class RunCallback:
     """Override what you need; an event nobody overrides costs nothing.

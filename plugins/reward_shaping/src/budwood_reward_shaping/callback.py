@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from budwood.api import Array, BindingError, Rollout, RunCallback, RunControl, StateTree
@@ -9,7 +11,7 @@ from budwood_reward_shaping.combination import PLUGIN
 from budwood_reward_shaping.criteria import Performance, measure
 from budwood_reward_shaping.hypergrad import reward_adjoint
 from budwood_reward_shaping.outer import PARTS, Decision, Generators, OuterLoop
-from budwood_reward_shaping.policy_steps import PolicySteps, check_differentiable
+from budwood_reward_shaping.policy_steps import DivergedError, PolicySteps, check_differentiable
 from budwood_reward_shaping.retraining import Kept, Retraining
 from budwood_reward_shaping.shaping import EVALUATION_SEED, FINAL_SEED, FINAL_SPACING, Shaping, claimed_advantages
 
@@ -33,7 +35,7 @@ class Search(RunCallback):
         self.iterations, self.began = 0, 0
         self.rollouts_seen = False
         self.gradients: list[Array] = []
-        self.zero_gradients = 0
+        self.zero_gradients = self.diverged = 0
         self.kept, self.retraining = Kept(), Retraining(self.outer.final_seeds)
         self._loop: OuterLoop | None = None
         self._rewarded_under = shaping.combination.version
@@ -127,7 +129,11 @@ class Search(RunCallback):
         combination = self.shaping.combination
         assert combination.task_column is not None
         assert rollout.terms is not None
-        adjoint = reward_adjoint(rollout, combination.task_column, self._steps)
+        try:
+            adjoint = reward_adjoint(rollout, combination.task_column, self._steps)
+        except DivergedError:
+            self.diverged += 1
+            return None
         if adjoint is None:
             return None
         terms = rollout.terms[..., combination.columns]
@@ -221,8 +227,34 @@ class Search(RunCallback):
         self.kept.leave(control)
 
     def on_run_end(self, control: RunControl) -> None:
-        if self._loop is not None:
-            self._leave_best(control)
+        if self._loop is None:
+            return
+        self._leave_best(control)
+        for sentence in self._summary():
+            control.note(sentence)
+
+    def _summary(self) -> Iterator[str]:
+        """What the return does not say: how well the task is done, and whether the search came to its end."""
+        if self.loop.trials:
+            best, done = self.loop.best, len(self.loop.trials)
+            weights = zip(self.names, self.space.weights(best.phi), strict=True)
+            under = ", ".join(f"{name} {weight:.3g}" for name, weight in weights)
+            yield f"best task performance P = {best.p:.2f} in {done} outer steps, under the weights {under}"
+        if self.diverged:
+            yield (
+                f"in {self.diverged} rollouts the virtual policy steps diverged, and there was no gradient: an alpha below "
+                f"{self.outer.alpha:g} would help"
+            )
+        if not self.loop.over:
+            yield (
+                f"the search was cut off after {len(self.loop.trials)} of {self.outer.steps} outer steps; resumed with more "
+                "steps it goes on"
+            )
+        elif self.retraining.active:
+            yield (
+                f"the run was cut off after {len(self.retraining.results)} of {self.outer.final_seeds} final policies; "
+                "resumed with more steps it goes on"
+            )
 
     # ---- what is logged and saved ------------------------------------------------------------------------------------
 
@@ -257,6 +289,7 @@ class Search(RunCallback):
             "rollouts_seen": self.rollouts_seen,
             "gradients": [gradient.copy() for gradient in self.gradients],
             "zero_gradients": self.zero_gradients,
+            "diverged": self.diverged,
             "kept": self.kept.state_dict(),
             "retraining": self.retraining.state_dict(),
         }
@@ -269,7 +302,7 @@ class Search(RunCallback):
         self.iterations, self.began = state["iterations"], state["began"]
         self.rollouts_seen = state["rollouts_seen"]
         self.gradients = [np.array(gradient) for gradient in state["gradients"]]
-        self.zero_gradients = state["zero_gradients"]
+        self.zero_gradients, self.diverged = state["zero_gradients"], state["diverged"]
         self.kept.load_state_dict(state["kept"], self._control)
         self.retraining.load_state_dict(state["retraining"])
         self._rewarded_under = self.shaping.combination.version

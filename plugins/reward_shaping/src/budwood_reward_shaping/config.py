@@ -89,7 +89,9 @@ class OuterConfig(Config):
         description="of the hypergradient: through one policy step, several, or from performance alone",
     )
     order: int = Field(default=5, ge=0, description="of the Neumann series; 0 is one_step")
-    damping: float = Field(default=1.0, ge=0, description="taken from the curvature in the Neumann series")
+    damping: float = Field(
+        default=1.0, ge=0, description="taken from the preconditioned curvature in the Neumann series"
+    )
     unroll: int = Field(default=3, ge=1, description="policy steps of estimator unrolled, which is for tests")
     samples: int = Field(default=4, ge=2, multiple_of=2, description="inner loops of one estimate by score")
     sigma: float = Field(default=0.3, gt=0, description="how far from the centre score tries, in log-weights")
@@ -99,7 +101,9 @@ class OuterConfig(Config):
     lr: float = Field(default=0.35, gt=0, description="length of a gradient step in log-weights")
     lr_state: float = Field(default=0.01, gt=0, description="learning rate of Adam on the network of param: state")
     alpha: float = Field(
-        default=0.05, gt=0, description="length of the virtual policy step; 0.0003 unless given, if precond is adam"
+        default=0.05,
+        gt=0,
+        description="length of a virtual policy step; unless given, 0.0003 with precond: adam, and 0.00003 with neumann too",
     )
     rollouts: int = Field(default=8, ge=1, description="how many last rollouts the gradient is averaged over")
     episodes: int = Field(default=20, ge=1, description="evaluation episodes")
@@ -116,8 +120,9 @@ class OuterConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _adam_takes_small_steps(cls, data: Any) -> Any:
-        preconditioned = isinstance(data, dict) and data.get("precond") == "adam"
-        return {"alpha": 3e-4, **data} if preconditioned else data
+        if not isinstance(data, dict) or data.get("precond") != "adam":
+            return data
+        return {"alpha": 3e-5 if data.get("estimator") == "neumann" else 3e-4, **data}
 
 
 class ExploreConfig(Config):

@@ -1,9 +1,10 @@
 """Virtual steps of the policy, and how the task's surrogate after them depends on the advantages that made them.
 
 ``theta`` are the policy's parameters, ``Abar`` the N normalised advantages and ``G(theta) = (1 / N) sum_t rho_t Abar_t`` the
-policy's own surrogate, ``rho_t = pi_theta(a_t | s_t) / pi_theta0(a_t | s_t)``. With curvature ``H`` of ``G`` at theta0, less
-a damping zeta, and preconditioner ``P``, M + 1 steps move the policy by ``alpha sum_m (I + alpha P H)^m P grad G``: the
-Neumann series of ``-H^-1 grad G``. M = 0 is one step and needs no curvature.
+policy's own surrogate, ``rho_t = pi_theta(a_t | s_t) / pi_theta0(a_t | s_t)``. With curvature ``H`` of ``G`` at theta0,
+preconditioner ``P`` and a damping zeta of what they make together, M + 1 steps move the policy by
+``alpha sum_m (I + alpha (P H - zeta I))^m P grad G``: for P = I the Neumann series of ``-(H - zeta I)^-1 grad G``. M = 0 is
+one step and needs no curvature.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class PolicySteps:
     adam: bool = False
 
 
+class DivergedError(Exception):
+    """The virtual steps led to a policy under which the actions taken have no density, or whose slope is not finite."""
+
+
 def neumann_sum[Vector: (Array, torch.Tensor)](
     hvp: Callable[[Vector], Vector], v: Vector, eta: float, order: int
 ) -> Vector:
@@ -55,6 +60,8 @@ def advantage_gradient(rollout: Rollout, normalised: Array, task: Array, steps: 
 
     ``task`` (T, n) is the task's advantage, 0 for samples that do not count. None if ``steps`` need a second moment that a
     fresh optimiser does not have. ``rollout.after_transforms`` is the caller's to call.
+
+    :raises DivergedError: ``alpha`` is too long for this policy.
     """
     problem = _Problem(rollout, normalised, task)
     precondition = second_moment(rollout) if steps.adam else None
@@ -69,6 +76,8 @@ def advantage_gradient(rollout: Rollout, normalised: Array, task: Array, steps: 
             g = _one_step(problem, steps.alpha, precondition)
         else:
             g = _series(problem, steps, precondition)
+    if not np.isfinite(g).all():
+        raise DivergedError
     result: Array = g.reshape(task.shape)
     return result
 
@@ -100,10 +109,19 @@ class _Problem:
     def pull(self, stepped: Parameters) -> Parameters:
         """Gradient of the task's surrogate at ``stepped``."""
         before = self.log_probs(self.theta).detach()
-        v: Parameters = grad(lambda p: (torch.exp(self.log_probs(p) - before) * self.task).sum() / self.counted)(
-            stepped
-        )
-        return v
+
+        def surrogate(p: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
+            ratios = torch.exp(self.log_probs(p) - before)
+            return (ratios * self.task).sum() / self.counted, ratios
+
+        try:
+            v, ratios = grad(surrogate, has_aux=True)(stepped)
+        except ValueError as error:  # torch.distributions refuses parameters that are not finite, or a scale of 0
+            raise DivergedError from error
+        if not ratios.any():
+            raise DivergedError
+        pulled: Parameters = v
+        return pulled
 
     def along(self, v: Parameters) -> Array:
         """(N,) < v, grad log pi(a_t | s_t) > for all t at once."""
@@ -125,10 +143,9 @@ def _series(problem: _Problem, steps: PolicySteps, precondition: Parameters | No
         return (torch.exp(problem.log_probs(p) - before) * problem.weights).sum() / problem.count
 
     def curvature(flat: torch.Tensor) -> torch.Tensor:
-        """P (H - zeta I) x"""
-        x = _unflattened(flat, problem.theta)
-        bent = jvp(grad(surrogate), (problem.theta,), (x,))[1]
-        return _flattened(_times(precondition, {name: bent[name] - steps.damping * x[name] for name in x}))
+        """(P H - zeta I) x"""
+        bent = jvp(grad(surrogate), (problem.theta,), (_unflattened(flat, problem.theta),))[1]
+        return _flattened(_times(precondition, bent)) - steps.damping * flat
 
     def pushed(parameters: Parameters) -> Parameters:
         start = _flattened(_times(precondition, parameters))
