@@ -103,6 +103,25 @@ def test_performance_is_marked_by_decision_beside_the_first_weights():
     assert [row["rollouts without a gradient"] for row in section.table] == [0, 8, 1]
 
 
+def test_after_the_last_outer_step_the_best_weights_come_back():
+    config = shaping(outer={"steps": 3})
+    section, _ = drawn(config, history(TWO, P=[0.0, 0.5, 0.0], P_soft=[0.5, 0.75, 0.5]))
+    assert section.table[-1]["then"] == "the weights of outer step 2 again, the best"
+    section, _ = drawn(config, history(TWO, P=[0.0, 0.5, 0.5]))
+    assert section.table[-1]["then"] == "weights kept"
+
+
+def test_an_estimate_by_score_is_not_told_of_rollouts():
+    config = shaping(outer={"estimator": "score", "samples": 2})
+    section, _ = drawn(config, history(TWO, grad_norm=[0.0] * 3, stepped=[0.0] * 3))
+    assert "rollouts without a gradient" not in section.table[0]
+    assert any("all probes of a round did equally well" in text for text in section.text)
+    section, _ = drawn(
+        shaping(baseline="random"), history(TWO, grad_norm=[0.0] * 3, stepped=[0.0] * 3, zero_grad=[0.0] * 3)
+    )
+    assert "rollouts without a gradient" not in section.table[0]
+
+
 def test_two_weights_are_shown_by_their_ratio():
     _, figures = drawn(shaping(), history(TWO))
     tried = figures["Weights tried"]

@@ -225,6 +225,7 @@ def _scale(config: ShapingConfig, shown: History, name: str) -> float:
 
 def _table(config: ShapingConfig, shown: History) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
+    followed = not _by_score(config) and (any(shown["zero_grad"][1]) or any(shown["grad_norm"][1]))
     names = [name for name in config.names if f"w/{name}" in shown]
     for i, (step, decision) in enumerate(zip(shown["P"][0], _decisions(shown), strict=True)):
         weights = {name: f"{shown[f'w/{name}'][1][i]:.3g}" for name in names}
@@ -234,14 +235,17 @@ def _table(config: ShapingConfig, shown: History) -> list[dict[str, object]]:
                 STEPS: f"{step:,}",
                 **weights,
                 "P": f"{shown['P'][1][i]:.2f}\u00a0±\u00a0{shown['P_se'][1][i]:.2f}",
-                "rollouts without a gradient": int(shown["zero_grad"][1][i]),
-                "then": _decision(shown, i, decision),
+                **({"rollouts without a gradient": int(shown["zero_grad"][1][i])} if followed else {}),
+                "then": _decision(config, shown, i, decision),
             }
         )
     return rows
 
 
-def _decision(shown: History, i: int, decision: str) -> str:
+def _decision(config: ShapingConfig, shown: History, i: int, decision: str) -> str:
+    assert config.searches is not None
+    if i + 1 == config.searches.steps and shown["P"][1][i] < config.explore.p_target and i != _best(shown):
+        return f"the weights of outer step {_best(shown) + 1} again, the best"
     said = decision.removeprefix("then ").removeprefix("a ")
     if decision == JUMP:
         said += f", novelty {shown['novelty'][1][i]:.2g}"
@@ -252,9 +256,11 @@ def _decision(shown: History, i: int, decision: str) -> str:
 def _start(config: ShapingConfig) -> str:
     """What was tried first: a search by score begins beside its start."""
     start = "given" if config.weights.initial else "equal"
-    searches = config.searches
-    beside = searches is not None and searches.estimator == "score" and config.baseline is None
-    return f"{start} weights, moved by a probe" if beside else f"{start} weights"
+    return f"{start} weights, moved by a probe" if _by_score(config) else f"{start} weights"
+
+
+def _by_score(config: ShapingConfig) -> bool:
+    return config.searches is not None and config.searches.estimator == "score" and config.baseline is None
 
 
 def _best(shown: History) -> int:
@@ -278,7 +284,11 @@ def _summary(config: ShapingConfig, shown: History) -> tuple[str, ...]:
         f"{performance[best]:.2f}{_with_weights(config, shown, best)}."
     ]
     if not any(shown["grad_norm"][1]) and any(shown["zero_grad"][1]):
-        said.append("No rollout had a hypergradient: the task's reward did not vary within any of them.")
+        said.append(
+            "No estimate by score had a slope: all probes of a round did equally well."
+            if _by_score(config)
+            else "No rollout had a hypergradient: the task's reward did not vary within any of them."
+        )
     if "final/P" in shown:
         said.append(_afresh(shown))
     if config.baseline:
