@@ -1,0 +1,1 @@
+"""Language models, encoders, rerankers and endpoints for budwood's plugins."""

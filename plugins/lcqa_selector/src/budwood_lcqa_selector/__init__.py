@@ -1,0 +1,1 @@
+"""Smallest sufficient evidence for long-context question answering (Context-Picker)."""
