@@ -28,7 +28,7 @@ from budwood.plugins import Activation, Active
 
 EVERYTHING = Capabilities(
     "rootstock/grow",
-    {kind: Seam(f"place of {kind}", grade) for kind, grade in zip(KINDS, "ABCABCABCAB", strict=True)},
+    {kind: Seam(f"place of {kind}", grade) for kind, grade in zip(KINDS, "ABCABCABCABCABC", strict=True)},
     loss_inputs=frozenset({"log_prob", "advantages"}),
 )
 
@@ -185,14 +185,14 @@ def test_everything_in_the_order_of_the_yaml_and_attributed(in_memory: Any) -> N
         (7, "two", "reward_terms", "two.b", "place of reward_terms", "C"),
         (8, "two", "completion_rewards", "two.a", "place of completion_rewards", "A"),
         (9, "one", "reward_combination", "Combination", "place of reward_combination", "B"),
-        (10, "two", "build_policy", "make_policy", "place of build_policy", "C"),
-        (11, "inner", "build_policy", "wrapper", "place of build_policy", "C"),
-        (12, "outer", "build_policy", "wrapper", "place of build_policy", "C"),
+        (10, "two", "build_policy", "make_policy", "place of build_policy", "A"),
+        (11, "inner", "build_policy", "wrapper", "place of build_policy", "A"),
+        (12, "outer", "build_policy", "wrapper", "place of build_policy", "A"),
         (13, "two", "advantage", "gae", "place of advantage", "A"),
-        (14, "one", "objective", "one.clip", "place of objective", "B"),
-        (15, "two", "loss_terms", "two.bc", "place of loss_terms", "C"),
-        (16, "one", "callbacks", "Watch", "place of callbacks", "A"),
-        (17, "two", "evaluators", "two.probe", "place of evaluators", "B"),
+        (14, "one", "objective", "one.clip", "place of objective", "C"),
+        (15, "two", "loss_terms", "two.bc", "place of loss_terms", "A"),
+        (16, "one", "callbacks", "Watch", "place of callbacks", "B"),
+        (17, "two", "evaluators", "two.probe", "place of evaluators", "C"),
     ]
     assert bindings(made, EVERYTHING)[1].who == "budwood-inner 1.0"
 
@@ -259,6 +259,34 @@ def test_datasets_are_made_when_they_are_asked_for(in_memory: Any) -> None:
         two.wrap_dataset(None, "train")
     with pytest.raises(BindingError, match="cannot bind dataset dataset: it has environments"):
         gather({"rows": rows}, in_memory, without("build_dataset", reason="it has environments"))
+
+
+def test_who_generates_and_who_scores_is_claimed(in_memory: Any) -> None:
+    class Writes:
+        @hookimpl
+        def rollout(self, run: Any) -> Any:
+            return score
+
+        @hookimpl
+        def decoder(self, run: Any) -> Any:
+            return score
+
+        @hookimpl
+        def completion_advantage(self, run: Any) -> Any:
+            return gae
+
+        @hookimpl(wrapper=True)
+        def build_model(self, run: Any) -> Any:
+            return ((yield), run)
+
+    made = gather({"one": Writes()}, in_memory)
+    assert [(b.kind, b.name) for b in bindings(made, EVERYTHING)] == [
+        ("build_model", "wrapper"), ("rollout", "score"), ("decoder", "score"), ("completion_advantage", "gae"),
+    ]  # fmt: skip
+    assert made.wrap_model is not None
+    assert made.wrap_model("model") == ("model", "run of one")
+    with pytest.raises(PluginError, match=r"rollout is claimed by both one .* and two"):
+        gather({"one": Writes(), "two": Writes()}, in_memory)
 
 
 def test_rewards_of_completions_need_a_trainer_that_writes_text(in_memory: Any) -> None:

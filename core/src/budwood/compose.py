@@ -34,8 +34,12 @@ KINDS = {
     "reward_terms": "reward term",
     "completion_rewards": "completion reward",
     "reward_combination": "reward combination",
+    "build_model": "model",
     "build_policy": "policy",
+    "rollout": "rollout",
+    "decoder": "decoder",
     "advantage": "advantage",
+    "completion_advantage": "completion advantage",
     "objective": "objective",
     "loss_terms": "loss term",
     "callbacks": "callback",
@@ -136,11 +140,15 @@ def contributions(
         loss_terms=collect("loss_terms", LossTerm),
         objective=claim("objective", "Objective", lambda value: isinstance(value, Objective)),
         advantage=claim("advantage", "callable", callable),
+        completion_advantage=claim("completion_advantage", "callable", callable),
+        rollout=claim("rollout", "callable", callable),
+        decoder=claim("decoder", "callable", callable),
         policy=_policy(activation, run, claim("build_policy", "callable", callable), findings),
         callbacks=collect("callbacks", RunCallback),
         evaluators=collect("evaluators", Evaluator),
         wrap_env=_environment(activation, run, findings),
-        wrap_dataset=_dataset(activation, run),
+        wrap_dataset=_when_built(activation, run, "build_dataset", "role"),
+        wrap_model=_when_built(activation, run, "build_model"),
     )
     _check(made, capabilities, findings)
     findings.close()
@@ -214,19 +222,20 @@ def _environment(activation: Activation, run: PerPlugin, findings: _Findings) ->
     return Layered(wrap, (*layers, *reversed(wrappers)))
 
 
-def _dataset(activation: Activation, run: PerPlugin) -> Layered | None:
-    """(dataset or None, role) -> dataset or None. Hooks are called only then: a dataset may take long to make."""
-    wrappers = activation.wrappers("build_dataset")
-    builders = [a for a in activation.plugins if activation.implements("build_dataset", a) and a not in wrappers]
+def _when_built(activation: Activation, run: PerPlugin, hook: str, *names: str) -> Layered | None:
+    """(what is there or None, the hook's arguments) -> what is to be used. Called only then: it may take long to make."""
+    wrappers = activation.wrappers(hook)
+    builders = [a for a in activation.plugins if activation.implements(hook, a) and a not in wrappers]
     if not builders and not wrappers:
         return None
 
-    def make(given: Any, role: str) -> Any:
-        base = activation.claim("build_dataset", run=run, role=role)
-        dataset = given if base is None else base.value
-        return None if dataset is None else activation.wrap("build_dataset", dataset, run=run, role=role)
+    def make(given: Any, *values: Any) -> Any:
+        arguments = {"run": run, **dict(zip(names, values, strict=True))}
+        base = activation.claim(hook, **arguments)
+        value = given if base is None else base.value
+        return None if value is None else activation.wrap(hook, value, **arguments)
 
-    layers = [Contributed("dataset", active.name, active.who) for active in builders]
+    layers = [Contributed(KINDS[hook], active.name, active.who) for active in builders]
     layers += [Contributed("wrapper", active.name, active.who) for active in reversed(wrappers)]
     return Layered(make, tuple(layers))
 
@@ -241,8 +250,12 @@ def _listed(made: Contributions) -> list[tuple[str, str, Contributed[Any]]]:
         "reward_terms": _keyed(made.reward_terms),
         "completion_rewards": _keyed(made.completion_rewards),
         "reward_combination": _single(made.reward_combination),
+        "build_model": _layers(made.wrap_model),
+        "rollout": _single(made.rollout),
+        "decoder": _single(made.decoder),
         "build_policy": _single(policy) if inner is None else [(layer.value, layer) for layer in inner],
         "advantage": _single(made.advantage),
+        "completion_advantage": _single(made.completion_advantage),
         "objective": _keyed([made.objective] if made.objective else []),
         "loss_terms": _keyed(made.loss_terms),
         "callbacks": [(_name(item.value), item) for item in made.callbacks],

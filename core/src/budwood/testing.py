@@ -53,7 +53,7 @@ COLLECTED: Mapping[str, type] = {
     "report_sections": ReportSection,
 }
 CLAIMED: Mapping[str, type] = {"reward_combination": RewardCombination, "objective": Objective}
-CALLABLE = ("advantage", "build_env", "build_policy")
+CALLABLE = ("advantage", "completion_advantage", "rollout", "decoder", "build_env", "build_policy")
 
 
 @dataclass(frozen=True)

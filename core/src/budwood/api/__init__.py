@@ -13,6 +13,14 @@ from budwood.api.errors import (
     DiskFullError,
     PluginError,
 )
+from budwood.api.generation import (
+    CompletionAdvantageFn,
+    Decoder,
+    Generated,
+    GenerationRequest,
+    RolloutFn,
+    ScoredCompletions,
+)
 from budwood.api.hooks import Hooks, hookimpl
 from budwood.api.linear import LinearCombination, WeightVector
 from budwood.api.report import Figure, History, ReportSection, Series
@@ -56,6 +64,7 @@ __all__ = [
     "BudwoodError",
     "Capabilities",
     "CheckpointError",
+    "CompletionAdvantageFn",
     "CompletionReward",
     "Completions",
     "Config",
@@ -63,11 +72,14 @@ __all__ = [
     "Contributed",
     "ContributionError",
     "Contributions",
+    "Decoder",
     "DiskFullError",
     "EvalReport",
     "Evaluation",
     "Evaluator",
     "Figure",
+    "Generated",
+    "GenerationRequest",
     "Graft",
     "History",
     "Hooks",
@@ -83,9 +95,11 @@ __all__ = [
     "RewardCombination",
     "RewardTerm",
     "Rollout",
+    "RolloutFn",
     "Run",
     "RunCallback",
     "RunControl",
+    "ScoredCompletions",
     "Seam",
     "Series",
     "StateTree",

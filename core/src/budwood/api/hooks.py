@@ -18,6 +18,7 @@ import pluggy
 
 from budwood.api.completions import CompletionReward
 from budwood.api.control import Evaluator, RunCallback
+from budwood.api.generation import CompletionAdvantageFn, Decoder, RolloutFn
 from budwood.api.report import History, ReportSection
 from budwood.api.reward import RewardCombination, RewardTerm
 from budwood.api.trainer import Capabilities, Contributions, Graft, Run, Trainer
@@ -27,12 +28,12 @@ PROJECT = "budwood"
 hookimpl = pluggy.HookimplMarker(PROJECT)
 hookspec = pluggy.HookspecMarker(PROJECT)
 
-BUILD = ("build_trainer", "build_env", "build_dataset", "build_policy")
+BUILD = ("build_trainer", "build_env", "build_dataset", "build_model", "build_policy")
 COLLECT = (
     "config_model", "reward_terms", "completion_rewards", "loss_terms", "evaluators", "callbacks", "report_sections",
     "components",
 )  # fmt: skip
-CLAIM = ("reward_combination", "objective", "advantage")
+CLAIM = ("reward_combination", "objective", "advantage", "completion_advantage", "rollout", "decoder")
 ADAPTER = ("capabilities", "build_graft")
 
 
@@ -66,6 +67,11 @@ class Hooks:
     def build_dataset(self, run: Run, role: str) -> Any | None:
         """build. ``role`` is ``train`` or ``eval``. A ``datasets.Dataset``; None leaves what the configuration names. Asked
         when the trainer is built, not before; a wrapper is passed over where there is nothing to wrap."""
+
+    @hookspec
+    def build_model(self, run: Run) -> Any | None:
+        """build. A transformers model for the run's tokenizer; None leaves the one that the configuration names. Asked when
+        the trainer is built, as :meth:`build_dataset`."""
 
     @hookspec
     def build_policy(self, run: Run) -> PolicyFactory | None:
@@ -113,3 +119,15 @@ class Hooks:
     @hookspec
     def advantage(self, run: Run) -> AdvantageFn | None:
         """claim. Advantages of a rollout."""
+
+    @hookspec
+    def completion_advantage(self, run: Run) -> CompletionAdvantageFn | None:
+        """claim. Advantages of scored completions."""
+
+    @hookspec
+    def rollout(self, run: Run) -> RolloutFn | None:
+        """claim. How prompts become completions."""
+
+    @hookspec
+    def decoder(self, run: Run) -> Decoder | None:
+        """claim. How token ids are decoded."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from budwood.api.completions import CompletionReward
 from budwood.api.control import Evaluation, Evaluator, RunCallback, RunControl
+from budwood.api.generation import CompletionAdvantageFn, Decoder, RolloutFn
 from budwood.api.reward import RewardCombination, RewardTerm, StepBatch
 from budwood.api.state import StateTree
 from budwood.api.training import AdvantageFn, LossTerm, Objective, PolicyFactory, Rollout
@@ -38,9 +39,9 @@ class Capabilities:
     """What a trainer can bind: kind -> seam, and for every other kind the reason it cannot.
 
     Kinds are hook names: reward_terms, completion_rewards, reward_combination, loss_terms, objective, advantage,
-    build_policy, build_env, build_dataset, callbacks, evaluators. ``loss_inputs`` names what a loss may need. ``graftable``
-    are the kinds that can be bound to an object that is already built. ``rollouts``: whether callbacks are shown finished
-    rollouts.
+    completion_advantage, rollout, decoder, build_policy, build_env, build_dataset, build_model, callbacks, evaluators.
+    ``loss_inputs`` names what a loss may need. ``graftable`` are the kinds that can be bound to an object that is already
+    built. ``rollouts``: whether callbacks are shown finished rollouts.
     """
 
     trainer: str
@@ -61,6 +62,9 @@ class Contributions:
     loss_terms: Sequence[Contributed[LossTerm]] = ()
     objective: Contributed[Objective] | None = None
     advantage: Contributed[AdvantageFn] | None = None
+    completion_advantage: Contributed[CompletionAdvantageFn] | None = None
+    rollout: Contributed[RolloutFn] | None = None
+    decoder: Contributed[Decoder] | None = None
     policy: Contributed[PolicyFactory] | None = None
     callbacks: Sequence[Contributed[RunCallback]] = ()
     evaluators: Sequence[Contributed[Evaluator]] = ()
@@ -68,6 +72,8 @@ class Contributions:
     """(environment factory, role) -> environment factory, the composed ``build_env`` hooks; None if there are none."""
     wrap_dataset: Callable[[Any, str], Any] | None = None
     """(dataset or None, role) -> dataset or None, the composed ``build_dataset`` hooks; None if there are none."""
+    wrap_model: Callable[[Any], Any] | None = None
+    """model -> model, the composed ``build_model`` hooks; None if there are none."""
 
 
 @dataclass(frozen=True)
