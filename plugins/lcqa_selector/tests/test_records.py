@@ -52,8 +52,8 @@ def test_chosen_passages_come_in_pool_order():
         ('{"qid": "x", "question": "?", "answers": [], "passages": [{"id": "a"}]}', "passages.0.text: Field required"),
         ('{"qid": "x", "question": "?", "answers": [], "passages": [], "gold": 1}', "gold: Extra inputs"),
         (
-            '{"qid": "x", "question": "?", "answers": [], "passages": [], "gold_sets": [["a"]]}',
-            "no passage has the id 'a'",
+            '{"qid": "x", "question": "?", "answers": [], "passages": [], "injected_ids": ["a"]}',
+            "injected_ids names 'a'",
         ),
         (
             '{"qid": "x", "question": "?", "answers": [], "passages": [{"id": "a", "text": ""}, {"id": "a", "text": ""}]}',

@@ -1,17 +1,19 @@
 """The question as the answering model gets it: passages in pool order, then the question.
 
-Every passage begins with a line ``[number] title``; its text follows on lines of its own. Passage ids are not shown, so that an
-answer depends on texts alone.
+Every passage begins with a line ``[number] title``; its text follows on lines of its own. Passage ids are not shown,
+so that an answer depends on texts alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from budwood_lcqa_selector.records import Passage
 
-Conversation = list[dict[str, str]]
+if TYPE_CHECKING:
+    from budwood_models import Conversation
 
 INSTRUCTION = (
     "Answer the question from the passages. Reply with the answer alone, in as few words as possible. "

@@ -1,7 +1,7 @@
 """Whether an answer is right, given accepted references.
 
-A judge scores batches and says who it is: ``identity`` goes into the key of every stored answer, so that scores of different
-judges, or of one judge under another prompt, are never taken for each other.
+A judge scores batches and says who it is: ``identity`` goes into the key of every stored answer, so that scores of
+different judges, or of one judge under another prompt, are never taken for each other.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Answered:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``correct`` is None where the judge gave no verdict that can be read; ``raw``: its words, ``tokens``: what they cost."""
+    """``correct`` is None where the judge gave no verdict that can be read; ``raw``: its words, ``tokens``: what they
+    cost."""
 
     correct: bool | None
     raw: str = ""
@@ -40,6 +41,10 @@ class Verdict:
 
 
 class Judge(ABC):
+    """``instant``: it costs nothing, so every answer is judged as soon as it is there, without waiting for others."""
+
+    instant = False
+
     @property
     @abstractmethod
     def identity(self) -> Mapping[str, Any]: ...
@@ -81,6 +86,7 @@ class _Lexical(Judge):
     def value(self, item: Answered) -> float:
         raise NotImplementedError
 
+    instant = True
     threshold = 1.0
 
     def score_all(self, answered: Sequence[Answered]) -> list[Verdict]:
@@ -166,8 +172,8 @@ _WORDS = (
 
 
 def read_verdict(reply: str) -> bool | None:
-    """A JSON field first, the last if several; else whole words, in the order of ``_WORDS``: "not correct" and "INCORRECT" are
-    against. None: nothing of the kind was said."""
+    """A JSON field first, the last if several; else whole words, in the order of ``_WORDS``: "not correct" and
+    "INCORRECT" are against. None: nothing of the kind was said."""
     if fields := _FIELD.findall(reply):
         return fields[-1].lower() in {"correct", "true", "yes"}
     return next((verdict for pattern, verdict in _WORDS if pattern.search(reply)), None)

@@ -1,7 +1,7 @@
 """The row everything here reads and writes: a question, its pool of passages, and the sets of them that suffice.
 
-One row is one line of JSON. A file is read line by line, so its size does not matter; a line that cannot be used is an error
-that names its number.
+One row is one line of JSON. A file is read line by line, so its size does not matter; a line that cannot be used is
+an error that names its number.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Record(BaseModel):
 
 
 class Passage(Record):
-    """A passage of a pool. ``n_tokens`` is counted if it is not given; ``source_span`` is (start, end) in characters of the
-    document it was cut from."""
+    """A passage of a pool. ``n_tokens`` is counted if it is not given; ``source_span`` is (start, end) in characters
+    of the document it was cut from."""
 
     id: str
     title: str = ""
@@ -47,9 +47,10 @@ class Passage(Record):
 class PoolRow(Record):
     """A question with its pool; ``passages`` are in presentation order.
 
-    ``answers``: accepted references.  ``gold_sets``: minimal sufficient sets of passage ids, ``gold_sets[0]`` the primary one,
-    none if unknown.  ``closed_book_ok``: the generator answers without any passage.  ``pool_recall``: part of the primary set
-    that retrieval with the question alone found; ``injected_ids``: gold passages put in because it did not.
+    ``answers``: accepted references.  ``gold_sets``: minimal sufficient sets of passage ids, ``gold_sets[0]`` the
+    primary one, none if unknown; they may name passages that retrieval left out.  ``closed_book_ok``: the generator
+    answers without any passage.  ``pool_recall``: part of the primary set that retrieval with the question alone
+    found; ``injected_ids``: gold passages put in because it did not.
     """
 
     qid: str
@@ -74,8 +75,8 @@ class PoolRow(Record):
         for named in (*self.gold_sets, self.injected_ids):
             if len(set(named)) < len(named):
                 raise ValueError(f"an id stands twice in {list(named)}")
-            if unknown := [name for name in named if name not in known]:
-                raise ValueError(f"no passage has the id {unknown[0]!r}")
+        if unknown := [name for name in self.injected_ids if name not in known]:
+            raise ValueError(f"injected_ids names {unknown[0]!r}, which no passage has")
         return self
 
     @property
@@ -108,7 +109,8 @@ class Choice(Protocol):
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of every line that is not blank. :raises DataError: naming the first line that is no object."""
+    """(line number, object) of every line that is not blank. :raises DataError: naming the first line that is no
+    object."""
     if not path.is_file():
         raise DataError("no such file", where=str(path), do="Check the path")
     with path.open("rb") as file:
@@ -159,8 +161,8 @@ def write_rows(path: Path, rows: Iterable[PoolRow]) -> int:
 
 
 def split_of(root_qid: str, parts: Mapping[str, float], seed: int = 0) -> str:
-    """Which of the named ``parts`` (shares that sum to 1) a question belongs to. Rewrites share their ``root_qid``, and with
-    it their part; a question keeps its part whatever other questions the file holds."""
+    """Which of the named ``parts`` (shares that sum to 1) a question belongs to. Rewrites share their ``root_qid``,
+    and with it their part; a question keeps its part whatever other questions the file holds."""
     digest = hashlib.sha256(f"{seed}:{root_qid}".encode()).digest()
     place, edge = int.from_bytes(digest[:8], "big") / 2**64, 0.0
     for name, share in parts.items():

@@ -1,4 +1,5 @@
-"""Words, tokens, sentences and normalised answers: what counting, retrieval and judging share. Every function is linear.
+"""Words, tokens, sentences and normalised answers: what counting, retrieval and judging share. Every function is
+linear.
 
 Scripts written without spaces (Chinese, Japanese kana, Hangul) count one word a character.
 """
@@ -19,8 +20,14 @@ _ARTICLES = frozenset({"a", "an", "the"})
 
 
 def count_tokens(text: str) -> int:
-    """Words and punctuation marks: an estimate that needs no model; a model's own tokenizer gives about 1.3 times as many."""
+    """Words and punctuation marks: an estimate that needs no model; a model's own tokenizer gives about 1.3 times as
+    many."""
     return sum(1 for _ in _TOKEN.finditer(text))
+
+
+def token_spans(text: str) -> Iterator[tuple[int, int]]:
+    """(start, end) of every token, in characters."""
+    return (match.span() for match in _TOKEN.finditer(text))
 
 
 def words(text: str) -> list[str]:

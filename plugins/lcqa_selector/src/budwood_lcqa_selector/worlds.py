@@ -1,9 +1,10 @@
 """Fact chains: questions over several hops whose minimal sufficient sets are known by construction (oracle 12.1).
 
-A world is a chain E0 -r1-> E1 -r2-> ... -rh-> Eh of invented entities. One passage states one fact, "The r of X is Y.", among
-filler that states none. The question asks for Eh; distractors state facts that share an entity or a relation with the chain and
-never open another way to it. :class:`SymbolicGenerator` answers by following the relations through the passages it is
-shown, so a judge over it is exact, and monotone: more passages never make a right answer wrong.
+A world is a chain E0 -r1-> E1 -r2-> ... -rh-> Eh of invented entities. One passage states one fact, "The r of X is
+Y.", among filler that states none. The question asks for Eh; distractors state facts that share an entity or a
+relation with the chain and never open another way to it. :class:`SymbolicGenerator` answers by following the
+relations through the passages it is shown, so a judge over it is exact, and monotone: more passages never make a
+right answer wrong.
 """
 
 from __future__ import annotations
@@ -11,16 +12,11 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
 
-from budwood_lcqa_selector.answering import Conversation, read_prompt
+from budwood_lcqa_selector.computed import ComputedGenerator
 from budwood_lcqa_selector.records import Passage, PoolRow
-from budwood_lcqa_selector.text import count_tokens
-
-if TYPE_CHECKING:
-    from budwood_models import Reply
 
 RELATIONS = (
     "employer", "founder", "birthplace", "capital", "teacher", "publisher", "sponsor", "architect",
@@ -47,10 +43,10 @@ def fact_chain(
 ) -> PoolRow:
     """A question of ``hops`` relations over a pool of ``pool`` passages, ``filler`` sentences in each.
 
-    ``chains``: alternative ways to the answer, through entities of their own.  ``copies``: passages that state each fact of a
-    way, with other filler.  ``gold_sets`` lists every minimal sufficient set: one copy of every fact of one way.
-    ``front``: the passage at position i (from 0) is gold with weight 1 / (i + 1), as after a good retriever; else all
-    positions are alike.
+    ``chains``: alternative ways to the answer, through entities of their own.  ``copies``: passages that state each
+    fact of a way, with other filler.  ``gold_sets`` lists every minimal sufficient set: one copy of every fact of one
+    way. ``front``: positions of gold passages are exponential with mean pool / 4, cut at the last one, as after a
+    good retriever; else all positions are alike.
 
     :raises ValueError: for a pool smaller than the gold passages.
     """
@@ -95,7 +91,8 @@ class _Names:
 
 
 def _distractors(rng: random.Random, names: _Names, ways: Sequence[Sequence[Fact]], count: int) -> list[Fact]:
-    """Facts about an entity of the chain under a relation not asked of it, or under an asked relation about somebody else."""
+    """Facts about an entity of the chain under a relation not asked of it, or under an asked relation about somebody
+    else."""
     steps = sorted({(relation, subject) for way in ways for relation, subject, _ in way})
     asked_of: dict[str, set[str]] = defaultdict(set)
     for relation, subject in steps:
@@ -112,12 +109,12 @@ def _distractors(rng: random.Random, names: _Names, ways: Sequence[Sequence[Fact
 
 
 def _positions(rng: random.Random, pool: int, count: int, front: bool) -> list[int]:
-    weights = [1.0 / (i + 1) if front else 1.0 for i in range(pool)]
+    if not front:
+        return rng.sample(range(pool), count)
     places: list[int] = []
-    for _ in range(count):
-        place = rng.choices(range(pool), weights)[0]
-        weights[place] = 0.0
-        places.append(place)
+    while len(places) < count:
+        if (place := min(pool - 1, int(rng.expovariate(4.0 / pool)))) not in places:
+            places.append(place)
     return places
 
 
@@ -134,21 +131,13 @@ def _passage(rng: random.Random, index: int, fact: Fact, filler: int) -> Passage
     return Passage(id=f"p{index + 1}", title=subject, text=" ".join(sentences))
 
 
-class SymbolicGenerator:
+class SymbolicGenerator(ComputedGenerator):
     """Answers a fact chain by forward chaining over the facts it is shown; ``unknown`` where the chain breaks."""
 
-    identity: Mapping[str, Any] = {"generator": "symbolic", "version": 1}
+    identity = {"generator": "symbolic", "version": 1}  # noqa: RUF012
 
-    def generate(
-        self, prompts: Sequence[Conversation], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
-    ) -> list[Reply]:
-        from budwood_models import Reply
-
-        replies = []
-        for prompt in prompts:
-            text = follow(*read_prompt(prompt))
-            replies.append(Reply(text, count_tokens(prompt[-1]["content"]), count_tokens(text), truncated=False))
-        return replies
+    def answer(self, passages: str, question: str) -> str:
+        return follow(passages, question)
 
 
 def follow(passages: str, question: str) -> str:
