@@ -1,0 +1,136 @@
+"""A language model and its tokenizer, from wherever they are.
+
+A name is, in this order: a short name (``smollm2``), a folder, a GGUF file, an id on the hub.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from budwood_models.errors import ModelError
+from budwood_models.packaged import PACKAGED, short_names
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """``source`` is the folder or hub id that both were read from, for libraries that want a name.
+
+    The tokenizer pads on the left, knows the end token, and has no id that the model has no embedding for.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+
+    def save(self, folder: str | Path) -> Path:
+        """Write both as safetensors and JSON; :func:`load_language_model` on that folder gives the same again."""
+        folder = Path(folder)
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        return folder
+
+
+def load_language_model(
+    name: str | Path, *, dtype: str = "float32", device: str = "cpu", cache: str | Path | None = None
+) -> LanguageModel:
+    """Load ``name``; a GGUF file is converted once, into ``cache`` (default :func:`budwood_models.cache.cache_folder`).
+
+    ``dtype``: ``float32``, ``bfloat16``, ``float16`` or ``auto`` (as saved). ``device``: as torch names it. Code that
+    comes with a model is not run, and pickled weights are refused. Raises :class:`ModelError` with what to do.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"no dtype {dtype!r}", where=str(name), do=f"Choose one of {', '.join(DTYPES)}")
+    source = resolve(name, Path(cache) if cache is not None else None)
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with reading(str(name)), quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=_torch_dtype(dtype), use_safetensors=True)
+    if tokenizer.eos_token_id is None:
+        raise ModelError("its tokenizer names no end token", where=str(name), do="Set eos_token in its folder")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        do = "Use the tokenizer it was trained with, or resize its embeddings and save it"
+        raise ModelError(f"its tokenizer has {len(tokenizer)} ids for {rows} embeddings", where=str(name), do=do)
+    try:
+        return LanguageModel(model.to(torch.device(device)), tokenizer, source)
+    except (RuntimeError, AssertionError) as error:
+        do = "Choose a device that torch sees here, e.g. cpu"
+        raise ModelError(f"it cannot be moved to {device!r}: {error}", where=str(name), do=do) from error
+
+
+def resolve(name: str | Path, cache: Path | None = None) -> str:
+    """The folder or hub id that transformers can read, converting a GGUF file if it must be."""
+    from budwood_models.conversion import converted
+
+    packaged = PACKAGED.get(str(name))
+    if packaged is not None and packaged.kind != "language model":
+        do = f"Language models with a short name: {short_names('language model')}"
+        raise ModelError(f"{name!r} is an {packaged.kind}, no language model", do=do)
+    path = packaged.locate() if packaged is not None else Path(name).expanduser()
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ModelError("this file is no GGUF file", where=str(path), do="Give a folder or a .gguf file")
+        return str(converted(path, cache))
+    if path.is_dir():
+        return str(path)
+    if isinstance(name, Path) or str(name).count("/") > 1 or str(name).startswith(("/", ".", "~")):
+        raise ModelError("there is no such folder or file", where=str(path), do="Check the path")
+    return str(name)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """What transformers says when it cannot read ``name``, as one paragraph that says how to get it."""
+    try:
+        yield
+    except OSError as error:
+        first = str(error).strip().splitlines()[0]
+        if Path(name).expanduser().exists():
+            do = "A model folder has config.json, model.safetensors and tokenizer files, as save_pretrained writes them"
+            raise ModelError(f"this folder cannot be read: {first}", where=name, do=do) from error
+        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+        do = f"Download it on a machine that reaches the hub (hf download {name}), or give a local folder"
+        if offline:
+            do += "; HF_HUB_OFFLINE is set, so nothing is fetched here: unset it to allow that"
+        short = short_names("language model")
+        raise ModelError(
+            f"neither a folder, a short name ({short}) nor in the hub's cache: {first}", where=name, do=do
+        ) from error
+    except ValueError as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"transformers does not know this model: {first}", where=name) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars."""
+    from transformers.utils import logging
+
+    was = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was:
+            logging.enable_progress_bar()
+
+
+def _torch_dtype(name: str) -> Any:
+    import torch
+
+    return name if name == "auto" else getattr(torch, name)
