@@ -1,0 +1,137 @@
+"""The paper's ablations on fact chains, with the selector head as the policy.
+
+python -m budwood_lcqa_selector.ablation docs/methods/lcqa_selector --seeds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from budwood.api import Array
+from budwood_lcqa_selector.head import SelectorHead
+from budwood_lcqa_selector.head_training import Course, Data, Training, train
+from budwood_lcqa_selector.records import PoolRow
+from budwood_lcqa_selector.stages import PRECISION, RECALL
+from budwood_lcqa_selector.worlds import fact_chain, follow
+
+TRAINED, HELD_OUT, TESTED = 400, 100, 300
+HOPS = (1, 2, 3)
+FULL = Training(stages=(RECALL.model_copy(update={"max_steps": 150}), PRECISION))
+
+
+@dataclass(frozen=True)
+class Variant:
+    training: Training
+    rationale: bool = True
+
+
+VARIANTS = {
+    "full": Variant(FULL),
+    "no rationale": Variant(FULL, rationale=False),
+    "no redundancy term": Variant(replace(FULL, mode="none")),
+    "no first stage": Variant(replace(FULL, stages=(PRECISION,))),
+    "full, as printed": Variant(replace(FULL, mode="paper")),
+}
+MEASURES = ("recall", "precision", "f1", "exact", "size", "kept_tokens", "answered")
+
+
+def worlds(pool: int) -> tuple[list[PoolRow], list[PoolRow], list[PoolRow]]:
+    """Train, held out (for the plateau), test: questions of one to three hops, a third each."""
+    rows = [fact_chain(seed, hops=HOPS[seed % 3], pool=pool) for seed in range(TRAINED + HELD_OUT + TESTED)]
+    return rows[:TRAINED], rows[TRAINED : TRAINED + HELD_OUT], rows[TRAINED + HELD_OUT :]
+
+
+def measures(row: PoolRow, ids: Sequence[str]) -> tuple[float, ...]:
+    """See :data:`MEASURES`; evidence against the set it agrees with best, the answer by forward chaining."""
+    chosen = row.chosen(ids)
+    gold = max(row.gold_sets, key=lambda one: len({*one} & {*ids}) / len({*one} | {*ids}))
+    hits = len({*gold} & {*ids})
+    recall, precision = hits / len(gold), hits / len(ids) if ids else 0.0
+    f1 = 2 * recall * precision / (recall + precision) if hits else 0.0
+    kept = sum(passage.n_tokens for passage in chosen) / row.n_tokens
+    answered = follow("\n".join(passage.titled for passage in chosen), row.question) in row.answers
+    return recall, precision, f1, float(hits == len(gold) == len(ids)), float(len(ids)), kept, float(answered)
+
+
+def by_overlap(row: PoolRow, count: int) -> list[str]:
+    """BM25's first ``count`` passages for the question."""
+    from budwood_lcqa_selector.retrieval import BM25
+
+    return [row.passages[place].id for place in BM25(row.passages).rank(row.question)[:count]]
+
+
+def picked(head: SelectorHead, data: Data, rng: np.random.Generator | None = None) -> Array:
+    """(questions, measures) of the head's most likely picks, or of sampled ones."""
+    order = head.pick(data.pools, rng).order
+    return np.array([measures(row, [row.passages[i].id for i in places]) for row, places in zip(data.rows, order, strict=True)])
+
+
+def interval(values: Array) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of (seeds, questions) values; seeds and questions are drawn alike, 2,000 times."""
+    rng = np.random.default_rng(0)
+    seeds, questions = values.shape
+    means = [
+        values[rng.integers(seeds, size=seeds)][:, rng.integers(questions, size=questions)].mean() for _ in range(2_000)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def study(pool: int, seeds: int) -> tuple[dict[str, Array], dict[tuple[str, int], Course], dict[str, float]]:
+    """Arm -> (seeds, questions, measures); (variant, seed) -> course; variant -> mean processor seconds of a training."""
+    train_rows, held_out_rows, test_rows = worlds(pool)
+    data, held_out, test = Data(train_rows), Data(held_out_rows), Data(test_rows)
+    arms: dict[str, Array] = {
+        "untrained": np.array([picked(SelectorHead.fresh(), test, np.random.default_rng(seed)) for seed in range(seeds)]),
+        "whole pool": np.array([[measures(row, row.ids) for row in test_rows]]),
+    }
+    for count in (1, 2, 3, 5):
+        arms[f"BM25, top {count}"] = np.array([[measures(row, by_overlap(row, count)) for row in test_rows]])
+    courses, seconds = {}, {}
+    for name, variant in VARIANTS.items():
+        found, started = [], time.process_time()
+        for seed in range(seeds):
+            head = SelectorHead.fresh(variant.rationale)
+            courses[name, seed] = train(head, data, held_out, variant.training, seed)
+            found.append(picked(head, test))
+        arms[name], seconds[name] = np.array(found), (time.process_time() - started) / seeds
+        print(f"pool {pool}, {name}: " + ", ".join(f"{m} {arms[name][..., i].mean():.3f}" for i, m in enumerate(MEASURES)))
+    return arms, courses, seconds
+
+
+def write(folder: Path, pool: int, seeds: int) -> None:
+    arms, courses, seconds = study(pool, seeds)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"ablation_pool{pool}.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["arm", "seeds", "questions", *(f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high")), "cpu_s"])
+        for name, values in arms.items():
+            cells = [f"{x:.4f}" for i in range(len(MEASURES)) for x in (values[..., i].mean(), *interval(values[..., i]))]
+            table.writerow([name, *values.shape[:2], *cells, f"{seconds[name]:.1f}" if name in seconds else ""])
+    with (folder / f"courses_pool{pool}.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["arm", "seed", "step", "stage", "reward", "coverage", "size", "groups_without_spread"])
+        for (name, seed), course in courses.items():
+            rows = [row for row in course.steps if row[0] % 10 == 0]
+            table.writerows([name, seed, *row[:2], *(f"{value:.4f}" for value in row[2:])] for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--pools", type=int, nargs="+", default=[10, 30])
+    given = parser.parse_args()
+    for pool in given.pools:
+        write(given.folder, pool, given.seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What the hooks of one run share: one controller, which the dataset, the callback and the checkpoint all mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from budwood.api import ConfigError, Run
+from budwood_lcqa_selector.config import SelectorConfig
+from budwood_lcqa_selector.dataset import stage_dataset
+from budwood_lcqa_selector.following import StageCallback
+from budwood_lcqa_selector.records import read_rows
+from budwood_lcqa_selector.scoring import PickerScore
+from budwood_lcqa_selector.stages import StageController
+
+WHERE = "plugins.lcqa_selector"
+
+
+class Picking:
+    """The picker's side of ``run``. :raises ConfigError: for loader processes, which would never hear of a switch."""
+
+    def __init__(self, run: Run) -> None:
+        config: SelectorConfig = run.section
+        self.run, self.config = run, config
+        trainer = run.config.get("trainer", {})
+        arguments = trainer.get("args", {}) if isinstance(trainer, Mapping) else {}
+        refuse_workers(arguments.get("dataloader_num_workers") or 0, "trainer.args.dataloader_num_workers")
+        self.controller = StageController(config.stages)
+        self.score = PickerScore(config.stages, config.gamma, config.mode, config.think)
+
+    def dataset(self, role: str) -> Any | None:
+        """The rows of ``role``, train or eval; None where the section names no file for it."""
+        name = self.config.rows if role == "train" else self.config.eval_rows
+        if name is None:
+            return None
+        rows = list(read_rows(Path(name).expanduser()))
+        if not rows:
+            key = "rows" if role == "train" else "eval_rows"
+            raise ConfigError(f"{name} has no rows", where=f"{WHERE}.{key}", do="Mine some: lcqa mine")
+        return stage_dataset(rows, self.controller, self.config.prompt, seed=self.run.seed, role=role)
+
+    def callback(self) -> StageCallback:
+        return StageCallback(self.controller, self.config.monitor, self.score.samples, self.run.folder)
+
+
+def refuse_workers(workers: int, where: str) -> None:
+    if workers:
+        raise ConfigError(
+            f"{workers} loader processes would render prompts from copies of the stage that never switch",
+            where=where,
+            do="Use 0: rendering a row takes less than a millisecond",
+        )

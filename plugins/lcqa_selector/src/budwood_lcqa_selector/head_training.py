@@ -1,0 +1,107 @@
+"""GRPO on the selector head: groups of picks, group-relative advantages, both stages, the reward of :mod:`.reward`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from budwood.api import Array
+from budwood_lcqa_selector.head import SelectorHead, answer
+from budwood_lcqa_selector.head_features import Pools, pools
+from budwood_lcqa_selector.parsing import parse
+from budwood_lcqa_selector.prompts import labels
+from budwood_lcqa_selector.records import PoolRow
+from budwood_lcqa_selector.reward import Mode, score
+from budwood_lcqa_selector.stages import Stage, StageController
+
+
+@dataclass(frozen=True)
+class Training:
+    """``steps`` of ``questions`` x ``group`` picks, Adam with ``rate``; an evaluation every ``every`` steps."""
+
+    stages: Sequence[Stage]
+    mode: Mode = "within"
+    gamma: float = 0.5
+    steps: int = 300
+    questions: int = 32
+    group: int = 8
+    rate: float = 0.05
+    every: int = 25
+
+
+@dataclass
+class Course:
+    """What training went through: (step, stage, mean reward, coverage, size, part of groups without spread)."""
+
+    steps: list[tuple[int, int, float, float, float, float]] = field(default_factory=list)
+
+
+class Data:
+    """Rows with their features, and the evidence as labels."""
+
+    def __init__(self, rows: Sequence[PoolRow]) -> None:
+        self.rows, self.pools = list(rows), pools(rows)
+        self.labels = [labels(len(row.passages)) for row in rows]
+        self.gold = [_relabelled(row) for row in rows]
+
+    def rewards(
+        self, index: Array, order: Sequence[Sequence[int]], training: Training, stage: Stage
+    ) -> tuple[Array, Array]:
+        """(n,) rewards and (n,) coverages of picks for the questions ``index`` (n,), by way of the written answer."""
+        found = [
+            score(
+                parse(answer(places, self.rows[i]), self.labels[i]),
+                self.gold[i],
+                red=stage.red,
+                gamma=training.gamma,
+                mode=training.mode,
+            )
+            for i, places in zip(index, order, strict=True)
+        ]
+        values = [(0.0, 0.0) if item is None else (item.value, item.coverage) for item in found]
+        rewards, coverages = np.array(values).T
+        return rewards, coverages
+
+
+def _relabelled(row: PoolRow) -> list[tuple[str, ...]]:
+    name = dict(zip(row.ids, labels(len(row.passages)), strict=True))
+    return [tuple(name[id_] for id_ in gold) for gold in row.gold_sets]
+
+
+def train(head: SelectorHead, data: Data, held_out: Data, training: Training, seed: int) -> Course:
+    """Train ``head`` in place."""
+    rng, course = np.random.default_rng(seed), Course()
+    controller = StageController(training.stages)
+    first, second = np.zeros_like(head.weights), np.zeros_like(head.weights)
+    everything = np.arange(len(held_out.rows))
+    for step in range(1, training.steps + 1):
+        index = np.repeat(rng.integers(len(data.rows), size=training.questions), training.group)
+        picks = head.pick(data.pools[index], rng)
+        rewards, coverages = data.rewards(index, picks.order, training, controller.stage)
+        advantages, flat = group_advantages(rewards, training.group)
+        gradient = (advantages[:, None] * picks.score).mean(axis=0)  # the ratio is 1: one update a batch
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.99 * second + 0.01 * gradient**2
+        head.weights += training.rate * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.99**step)) + 1e-8)
+        size = float(np.mean([len(places) for places in picks.order]))
+        course.steps.append((step, controller.index, float(rewards.mean()), float(coverages.mean()), size, flat))
+        controller.stepped(step)
+        if step % training.every == 0 and not controller.last:
+            greedy = head.pick(held_out.pools).order
+            value = held_out.rewards(everything, greedy, training, controller.stage)[0].mean()
+            controller.evaluated(step, float(value))
+    return course
+
+
+def group_advantages(rewards: Array, group: int) -> tuple[Array, float]:
+    """(n,) rewards in groups side by side -> (n,) advantages (R - mean) / (sd + 1e-4), and the part of groups with sd 0."""
+    grouped = rewards.reshape(-1, group)
+    spread = grouped.std(axis=1, ddof=1, keepdims=True)
+    advantages = (grouped - grouped.mean(axis=1, keepdims=True)) / (spread + 1e-4)
+    return advantages.ravel(), float((spread == 0).mean())
+
+
+def greedy(head: SelectorHead, of: Pools) -> list[tuple[int, ...]]:
+    return head.pick(of).order
