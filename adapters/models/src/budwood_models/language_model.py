@@ -6,7 +6,7 @@ A name is, in this order: a short name (``smollm2``), a folder, a GGUF file, an 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +55,13 @@ def load_language_model(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with reading(str(name)), quiet():
+    with reading(str(name), short_names("language model")), quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=_torch_dtype(dtype), use_safetensors=True)
+        model: Any
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source, dtype=_torch_dtype(dtype), use_safetensors=True, output_loading_info=True
+        )
+    check_complete(found, str(name))
     if tokenizer.eos_token_id is None:
         raise ModelError("its tokenizer names no end token", where=str(name), do="Set eos_token in its folder")
     if tokenizer.pad_token_id is None:
@@ -89,31 +93,41 @@ def resolve(name: str | Path, cache: Path | None = None) -> str:
     if path.is_dir():
         return str(path)
     if isinstance(name, Path) or str(name).count("/") > 1 or str(name).startswith(("/", ".", "~")):
-        raise ModelError("there is no such folder or file", where=str(path), do="Check the path")
+        raise ModelError("there is no such folder or file", where=str(name), do="Check the path")
     return str(name)
 
 
+def check_complete(found: Mapping[str, Any], name: str) -> None:
+    """Transformers fills weights that it does not find with random numbers; here that is an error.
+
+    ``found`` is what ``output_loading_info`` gave.
+    """
+    lacking = sorted([*found["missing_keys"], *(key for key, *_ in found.get("mismatched_keys", ()))])
+    if lacking:
+        what = f"{len(lacking)} weights are not in it or have another shape, {lacking[0]} among them"
+        raise ModelError(what, where=name, do="Use a complete checkpoint of a causal language model")
+
+
 @contextmanager
-def reading(name: str) -> Iterator[None]:
-    """What transformers says when it cannot read ``name``, as one paragraph that says how to get it."""
+def reading(name: str, known: str) -> Iterator[None]:
+    """What transformers says when it cannot read ``name``, as one paragraph that says how to get it.
+
+    ``known`` lists the short names that would have been understood.
+    """
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         if Path(name).expanduser().exists():
             do = "A model folder has config.json, model.safetensors and tokenizer files, as save_pretrained writes them"
             raise ModelError(f"this folder cannot be read: {first}", where=name, do=do) from error
-        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+        if isinstance(error, ValueError):
+            raise ModelError(f"transformers does not know this model: {first}", where=name) from error
         do = f"Download it on a machine that reaches the hub (hf download {name}), or give a local folder"
-        if offline:
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
             do += "; HF_HUB_OFFLINE is set, so nothing is fetched here: unset it to allow that"
-        short = short_names("language model")
-        raise ModelError(
-            f"neither a folder, a short name ({short}) nor in the hub's cache: {first}", where=name, do=do
-        ) from error
-    except ValueError as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(f"transformers does not know this model: {first}", where=name) from error
+        what = f"it is no folder, no short name ({known}) and not in the hub's cache: {first}"
+        raise ModelError(what, where=name, do=do) from error
 
 
 @contextmanager
