@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from budwood.api import Array
+from budwood_lcqa_selector.baselines import ranker, topk
 from budwood_lcqa_selector.head import SelectorHead
 from budwood_lcqa_selector.head_training import Course, Data, Training, train
 from budwood_lcqa_selector.records import PoolRow
@@ -60,17 +61,12 @@ def measures(row: PoolRow, ids: Sequence[str]) -> tuple[float, ...]:
     return recall, precision, f1, float(hits == len(gold) == len(ids)), float(len(ids)), kept, float(answered)
 
 
-def by_overlap(row: PoolRow, count: int) -> list[str]:
-    """BM25's first ``count`` passages for the question."""
-    from budwood_lcqa_selector.retrieval import BM25
-
-    return [row.passages[place].id for place in BM25(row.passages).rank(row.question)[:count]]
-
-
 def picked(head: SelectorHead, data: Data, rng: np.random.Generator | None = None) -> Array:
     """(questions, measures) of the head's most likely picks, or of sampled ones."""
     order = head.pick(data.pools, rng).order
-    return np.array([measures(row, [row.passages[i].id for i in places]) for row, places in zip(data.rows, order, strict=True)])
+    return np.array(
+        [measures(row, [row.passages[i].id for i in places]) for row, places in zip(data.rows, order, strict=True)]
+    )
 
 
 def interval(values: Array) -> tuple[float, float]:
@@ -89,11 +85,14 @@ def study(pool: int, seeds: int) -> tuple[dict[str, Array], dict[tuple[str, int]
     train_rows, held_out_rows, test_rows = worlds(pool)
     data, held_out, test = Data(train_rows), Data(held_out_rows), Data(test_rows)
     arms: dict[str, Array] = {
-        "untrained": np.array([picked(SelectorHead.fresh(), test, np.random.default_rng(seed)) for seed in range(seeds)]),
+        "untrained": np.array(
+            [picked(SelectorHead.fresh(), test, np.random.default_rng(seed)) for seed in range(seeds)]
+        ),
         "whole pool": np.array([[measures(row, row.ids) for row in test_rows]]),
     }
     for count in (1, 2, 3, 5):
-        arms[f"BM25, top {count}"] = np.array([[measures(row, by_overlap(row, count)) for row in test_rows]])
+        first = topk(count, ranker("bm25"))
+        arms[f"BM25, top {count}"] = np.array([[measures(row, first(row).ids) for row in test_rows]])
     courses, seconds = {}, {}
     for name, variant in VARIANTS.items():
         found, started = [], time.process_time()
@@ -102,7 +101,9 @@ def study(pool: int, seeds: int) -> tuple[dict[str, Array], dict[tuple[str, int]
             courses[name, seed] = train(head, data, held_out, variant.training, seed)
             found.append(picked(head, test))
         arms[name], seconds[name] = np.array(found), (time.process_time() - started) / seeds
-        print(f"pool {pool}, {name}: " + ", ".join(f"{m} {arms[name][..., i].mean():.3f}" for i, m in enumerate(MEASURES)))
+        print(
+            f"pool {pool}, {name}: " + ", ".join(f"{m} {arms[name][..., i].mean():.3f}" for i, m in enumerate(MEASURES))
+        )
     return arms, courses, seconds
 
 
@@ -111,9 +112,13 @@ def write(folder: Path, pool: int, seeds: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"ablation_pool{pool}.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["arm", "seeds", "questions", *(f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high")), "cpu_s"])
+        table.writerow(
+            ["arm", "seeds", "questions", *(f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high")), "cpu_s"]
+        )
         for name, values in arms.items():
-            cells = [f"{x:.4f}" for i in range(len(MEASURES)) for x in (values[..., i].mean(), *interval(values[..., i]))]
+            cells = [
+                f"{x:.4f}" for i in range(len(MEASURES)) for x in (values[..., i].mean(), *interval(values[..., i]))
+            ]
             table.writerow([name, *values.shape[:2], *cells, f"{seconds[name]:.1f}" if name in seconds else ""])
     with (folder / f"courses_pool{pool}.csv").open("w", newline="") as file:
         table = csv.writer(file)

@@ -71,7 +71,9 @@ class SelectorHead:
             logits[:, :k] = np.where(of.real & ~picked, logits[:, :k], -np.inf)
             p = np.exp(logits - logits.max(axis=1, keepdims=True))
             p /= p.sum(axis=1, keepdims=True)
-            choice = p.argmax(axis=1) if rng is None else (p.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1).clip(max=k)
+            choice = (
+                p.argmax(axis=1) if rng is None else (p.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1).clip(max=k)
+            )
             mean = np.einsum("nk,nkw->nw", p, features)
             score += np.where(going[:, None], features[np.arange(n), choice] - mean, 0)
             going &= choice < k

@@ -88,7 +88,10 @@ def _describe(row: PoolRow) -> tuple[Array, Array, Array, Array]:
     own = np.array([[idf[word] / total * (word in bag) for word in asked] for bag in bags]).reshape(k, len(asked))
     question = frozenset(asked)
     in_question = [_part(title, question) for title in titles]
-    names = [[_part(title - question, bag) if i != j else 0.0 for j, title in enumerate(titles)] for i, bag in enumerate(bags)]
+    names = [
+        [_part(title - question, bag) if i != j else 0.0 for j, title in enumerate(titles)]
+        for i, bag in enumerate(bags)
+    ]
     vocabulary = {word: place for place, word in enumerate(spread)}
     weights = np.zeros((k, len(vocabulary)))
     for i, bag in enumerate(bags):
