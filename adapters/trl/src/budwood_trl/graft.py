@@ -1,0 +1,151 @@
+"""Contributions on a trainer class or trainer of the user's own script, which otherwise stays as it is.
+
+A grafted class is a subclass under the same name: rewards, datasets, model and rollout are bound to the arguments of its
+constructor, callbacks when ``train`` begins. A trainer that is already built gets callbacks and evaluators.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from transformers import Trainer as Loop
+
+from budwood.api import BindingError, Capabilities, Contributions, Graft, TermColumn
+from budwood_trl import families
+from budwood_trl.bridge import StopTraining
+from budwood_trl.completions import knowingly, rollout_func
+from budwood_trl.families import Family
+from budwood_trl.rewards import Columns, columns_of
+from budwood_trl.trainer import TRLTrainer, extended
+
+GRAFTABLE = frozenset(("callbacks", "evaluators"))
+"""What needs nothing of a constructor."""
+
+
+def graft_capabilities(target: Any) -> Capabilities | None:
+    """What a class or a built trainer can bind; None if it is not one of TRL."""
+    cls = target if inspect.isclass(target) else type(target)
+    family = families.of_class(cls)
+    if family is None:
+        return None
+    known = families.capabilities(family)
+    return Capabilities(cls.__name__, known.seams, known.refused, known.loss_inputs, GRAFTABLE)
+
+
+def build(graft: Graft, target: Any) -> Any:
+    """The grafted subclass of a class, or the grafted trainer itself."""
+    cls: Any = target if inspect.isclass(target) else type(target)
+    if issubclass(cls, Grafted):
+        raise BindingError("it is grafted already", do="Give all plugins in one call of graft")
+    contributions = graft.contributions()
+    family = families.of_class(cls)
+    assert family is not None
+    namespace = {"_graft": graft, "_family": family}
+    if cls is not target:
+        target.__class__ = _subclass(cls, namespace)
+        target._contributions, target._columns = contributions, None
+        return target
+    return _subclass(extended(cls, contributions), namespace)
+
+
+def _subclass(cls: type[Any], namespace: Mapping[str, Any]) -> type[Any]:
+    about = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (Grafted, cls), {**about, **namespace})
+
+
+class Grafted:
+    """In front of a trainer of TRL whose plugins are activated anew for each object."""
+
+    _graft: Graft
+    _family: Family
+    _contributions: Contributions
+    _columns: Columns | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        contributions = self._contributions = self._graft.contributions()
+        for name, kind in (("_loss_terms", "loss_terms"), ("_advantage", "completion_advantage")):
+            if getattr(contributions, kind):
+                setattr(self, name, getattr(contributions, kind))
+        signature = inspect.signature(super().__init__)
+        given = dict(signature.bind(*args, **kwargs).arguments)
+        self._columns = _bind(given, contributions, self._family)
+        with knowingly():
+            super().__init__(**given)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's, with the plugins' callbacks; what stops it before its first step gives None."""
+        trainer = TRLTrainer(
+            self, self._columns, total_steps=_steps(self), may_reset=bool(self._contributions.callbacks)
+        )
+        events = self._graft.events(trainer, self._contributions, self._tell)
+        bridge = trainer.attach(events, tells=False)
+        try:
+            with suppress(StopTraining):
+                outcome = super().train(*args, **kwargs)  # type: ignore[misc]
+                events.finish()
+                return outcome
+        finally:
+            self.remove_callback(bridge)  # type: ignore[attr-defined]
+
+    def _tell(self, metrics: Mapping[str, float], steps: int) -> None:
+        """Into the trainer's own history, and to its other callbacks; without the numbers TRL still collects."""
+        Loop.log(self, dict(metrics))  # type: ignore[arg-type]
+
+
+def _steps(native: Any) -> int:
+    """Where training ends, also for a script that counts epochs."""
+    if native.args.max_steps > 0:
+        return int(native.args.max_steps)
+    return int(native.set_initial_training_values(native.args, native.get_train_dataloader())[-1])
+
+
+def _bind(given: dict[str, Any], contributions: Contributions, family: Family) -> Columns | None:
+    """Write the contributions into the arguments of the constructor."""
+    for name, role in (("train_dataset", "train"), ("eval_dataset", "eval")):
+        if contributions.wrap_dataset is not None:
+            given[name] = contributions.wrap_dataset(given.get(name), role)
+    if contributions.wrap_model is not None:
+        given["model"] = contributions.wrap_model(_instance(given["model"]))
+    roll = rollout_func(contributions.rollout, contributions.decoder)
+    if roll is not None:
+        if given.get("rollout_func") is not None:
+            raise BindingError(
+                "the script gives a rollout_func, and a plugin brings one too", do="Leave one of them out"
+            )
+        given["rollout_func"] = roll
+    if not family.generates or not (contributions.completion_rewards or contributions.reward_terms):
+        return None
+    return _bind_rewards(given, contributions, family)
+
+
+def _bind_rewards(given: dict[str, Any], contributions: Contributions, family: Family) -> Columns:
+    """The script's reward functions first, with its weights, then the plugins'."""
+    own = given.get("reward_funcs") or []
+    own = list(own) if isinstance(own, (list, tuple)) else [own]
+    made = columns_of(contributions, {}, family.trainer)
+    args = given.get("args")
+    if args is None:
+        raise BindingError(
+            f"{family.trainer} keeps the weights of rewards in its configuration, and the script gives none",
+            do=f"Give args={family.config}(...)",
+        )
+    weights = list(args.reward_weights or [1.0] * len(own))
+    given["reward_funcs"] = [*own, *made.functions]
+    args.reward_weights = [*weights, *made.weights]
+    named = [TermColumn(f"script.{_name(function)}", weight) for function, weight in zip(own, weights, strict=True)]
+    return Columns([*own, *made.functions], [*named, *made.columns], made.combination, made.board)
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", None) or type(function).__name__)
+
+
+def _instance(model: Any) -> Any:
+    if isinstance(model, str):
+        raise BindingError(
+            "a plugin wraps the model, and the script names one instead of giving it", do="Load it and give the object"
+        )
+    return model

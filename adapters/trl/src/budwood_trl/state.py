@@ -1,0 +1,161 @@
+"""What a trainer of TRL needs to go on exactly: its state as a tree, and the subclass that takes it up.
+
+transformers resumes from a folder of pickles. Here the tree holds the same, and :class:`Resumed` hands it to ``train`` at
+the places where it would read those files. What TRL itself loses on a resume is in the tree too: the completions that GRPO
+and RLOO still have in hand, their count of micro-batches, the order of rows after the first epoch, and numbers not yet
+logged.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+
+from budwood.api import CheckpointError, StateTree, storable
+from budwood_trl.generators import generators, set_generators
+
+NOT_PROGRESS = ("log_history", "stateful_callbacks")
+"""Of transformers' TrainerState: the journal has the history, and budwood's callbacks keep their own state."""
+COUNTERS = ("_step", "_total_train_tokens", "_entropy_window_stats", "entropy_coef", "_last_world_entropy")
+"""Attributes of some of TRL's trainers that outlive a step."""
+_SAME = "Resume with the model, the trainer and the plugins that the run was trained with"
+
+
+def trainer_state(native: Any, logged: bool) -> StateTree:
+    """Everything at a boundary. ``logged``: the step's numbers have gone out, though TRL has not cleared them yet."""
+    notes: list[str] = []
+    return {
+        "policy": policy_state(native.accelerator.unwrap_model(native.model)),
+        "reference": policy_state(native.ref_model) if _follows(native) else None,
+        "optimizer": copied(native.optimizer.state_dict()),
+        "scheduler": copied(native.lr_scheduler.state_dict()),
+        "progress": {name: value for name, value in vars(native.state).items() if name not in NOT_PROGRESS},
+        "counters": {name: copied(getattr(native, name)) for name in COUNTERS if hasattr(native, name)},
+        "in_hand": _in_hand(native, notes),
+        "log": {
+            "loss": copied(native._tr_loss),
+            "total": native._total_loss_scalar,
+            "last": native._globalstep_last_logged,
+            "metrics": {} if logged else {name: list(values) for name, values in native._metrics["train"].items()},
+        },
+        "generators": generators(),
+        "notes": notes,
+    }
+
+
+def restore(native: Any, state: StateTree) -> None:
+    """Everything that ``train`` does not make anew, before it is called. -> what cannot continue exactly.
+
+    :raises CheckpointError: the state belongs to another model.
+    """
+    load_policy(native.accelerator.unwrap_model(native.model), state["policy"])
+    if state["reference"] is not None:
+        load_policy(native.ref_model, state["reference"])
+    for name, value in state["counters"].items():
+        setattr(native, name, copied(value))
+    if state["in_hand"] is not None:
+        native._buffered_inputs = [
+            {
+                name: value.to(native.args.device) if isinstance(value, torch.Tensor) else value
+                for name, value in batch.items()
+            }
+            for batch in copied(state["in_hand"])
+        ]
+
+
+def restore_log(native: Any, state: StateTree) -> None:
+    """Numbers that were not logged yet; ``train`` sets them to nothing before it begins."""
+    log = state["log"]
+    native._tr_loss = log["loss"].to(native.args.device)
+    native._total_loss_scalar, native._globalstep_last_logged = log["total"], log["last"]
+    native._metrics["train"] = defaultdict(list, {name: list(values) for name, values in log["metrics"].items()})
+
+
+def policy_state(model: Any) -> StateTree:
+    """Parameters and buffers by name; frozen ones come from the model's own folder, tied ones are kept once."""
+    saved = model.state_dict()
+    return {name: copied(saved[name]) for name in _kept(model)}
+
+
+def load_policy(model: Any, state: StateTree, where: str = "") -> None:
+    """The inverse of :func:`policy_state`.
+
+    :raises CheckpointError: other names or shapes.
+    """
+    own = model.state_dict()
+    wanted = set(_kept(model))
+    odd = (wanted ^ set(state)) | {name for name in wanted & set(state) if own[name].shape != state[name].shape}
+    if odd:
+        some = ", ".join(sorted(odd)[:3])
+        raise CheckpointError(
+            f"the checkpoint's parameters do not fit the model: {some}{' and others' if len(odd) > 3 else ''}",
+            where=where,
+            do=_SAME,
+        )
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(value)
+
+
+def _kept(model: Any) -> list[str]:
+    once = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    once |= {name for name, _ in model.named_buffers()}
+    return [name for name in model.state_dict() if name in once]
+
+
+def _follows(native: Any) -> bool:
+    """Whether the reference model moves as the policy does."""
+    return bool(getattr(native.args, "sync_ref_model", False)) and native.ref_model is not None
+
+
+def _in_hand(native: Any, notes: list[str]) -> list[StateTree] | None:
+    """Completions that were generated for several steps and are not used up."""
+    held = getattr(native, "_buffered_inputs", None)
+    if held is None or native._step % (native.args.steps_per_generation * native.num_iterations) == 0:
+        return None
+    if not storable(held):
+        notes.append("The completions in hand hold more than numbers and text: new ones are generated in their place.")
+        return None
+    kept: list[StateTree] = copied(held)
+    return kept
+
+
+def copied(value: Any) -> Any:
+    """The same tree with every tensor copied to the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(copied(item) for item in value)
+    return value
+
+
+class Resumed:
+    """In front of a trainer's class while it takes up ``_resumed``, a state of :func:`trainer_state`."""
+
+    _resumed: StateTree
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """The parameters are loaded already."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        trainer: Any = self
+        try:
+            trainer.optimizer.load_state_dict(copied(self._resumed["optimizer"]))
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint's optimiser does not fit: {error}", do=_SAME) from error
+        trainer.lr_scheduler.load_state_dict(copied(self._resumed["scheduler"]))
+
+    def _load_rng_state(self, checkpoint: Any) -> None:
+        set_generators(self._resumed["generators"])
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's repeating sampler draws an order an epoch from a generator that it makes anew: draw those gone by."""
+        sampler = super()._get_train_sampler(*args, **kwargs)  # type: ignore[misc]
+        if hasattr(sampler, "mini_repeat_count"):
+            for _ in range(int(self._resumed["progress"]["epoch"])):
+                next(iter(sampler))
+        return sampler

@@ -1,0 +1,324 @@
+"""A trainer of TRL with the contributions of a run bound to its seams, as core drives it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from datasets.utils import logging as hf_datasets
+from transformers.utils import logging as tf_logging
+
+from budwood.api import (
+    ConfigError,
+    ContributionError,
+    Contributions,
+    Evaluation,
+    Run,
+    StateTree,
+    StepBatch,
+    TrainerEvents,
+    WeightVector,
+)
+from budwood_trl import models, state
+from budwood_trl.bridge import Bridge, StopTraining, is_number
+from budwood_trl.completions import WithAdvantages, knowingly, rollout_func
+from budwood_trl.config import DatasetConfig, TrainerConfig
+from budwood_trl.data import datasets_of
+from budwood_trl.families import FAMILIES, Family
+from budwood_trl.generators import set_aside, set_generators
+from budwood_trl.losses import WithLosses
+from budwood_trl.rewards import Columns, columns_of, step_batch
+
+SPEED = ("runtime", "samples_per_second", "steps_per_second")
+
+
+class TRLTrainer:
+    """Implements :class:`budwood.api.Trainer` and :class:`budwood.api.Measured` around ``native``, a trainer of TRL.
+
+    ``may_reset``: keep the first parameters, for :meth:`reset_policy`. ``evaluation_seed`` drives what an evaluation samples.
+    """
+
+    n_envs = 1
+
+    def __init__(
+        self,
+        native: Any,
+        columns: Columns | None,
+        *,
+        total_steps: int,
+        may_reset: bool = False,
+        evaluation_seed: int = 0,
+    ) -> None:
+        self.native = native
+        self.total_steps = total_steps
+        self.columns = columns
+        self._weights: WeightVector | None = None if columns is None else columns.follow(native)
+        self._evaluation_seed = evaluation_seed
+        self._first = self.policy_state() if may_reset else None
+        self._restored: StateTree | None = None
+        self._bridge: Bridge | None = None
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    def fit(self, events: TrainerEvents) -> None:
+        if self._restored is not None and self._restored["progress"]["global_step"] >= self.total_steps:
+            events.start()
+            return
+        self.attach(events)
+        with suppress(StopTraining), self._resuming() as folder:
+            self.native.train(resume_from_checkpoint=folder)
+
+    def attach(self, events: TrainerEvents, *, tells: bool = True) -> Bridge:
+        """Report the boundaries of ``native`` to ``events`` from now on."""
+        self._bridge = Bridge(events, self._begin, self._follow, tells)
+        self.native.add_callback(self._bridge)
+        return self._bridge
+
+    @contextmanager
+    def _resuming(self) -> Iterator[str | None]:
+        """The folder that ``train`` is told to resume from: it holds how far the run had come, and nothing else is read."""
+        restored, native = self._restored, self.native
+        if restored is None:
+            yield None
+            return
+        set_generators(restored["generators"])  # accelerate takes the order of rows from the seed of torch's generator
+        cls = type(native)
+        native.__class__ = type(cls.__name__, (state.Resumed, cls), {"_resumed": restored})
+        try:
+            with tempfile.TemporaryDirectory(prefix="budwood-") as folder:
+                native.state.__class__(**restored["progress"]).save_to_json(f"{folder}/trainer_state.json")
+                yield folder
+        finally:
+            native.__class__ = cls
+
+    def _begin(self) -> None:
+        if self._restored is not None:
+            state.restore_log(self.native, self._restored)
+            self._restored = None
+
+    def _follow(self) -> None:
+        if self._weights is not None:
+            self._weights.follow()
+
+    # ---- evaluation ------------------------------------------------------------------------------------------------
+
+    def measure(self) -> Mapping[str, float]:
+        """TRL's own evaluation of the held-out rows, ``eval/`` before its names."""
+        if self.native.eval_dataset is None:
+            return {}
+        self._follow()
+        with set_aside(self._evaluation_seed):
+            found = self.native.evaluate()
+        named = {name.removeprefix("eval_"): value for name, value in found.items() if is_number(value)}
+        return {f"eval/{name}": float(value) for name, value in named.items() if name not in (*SPEED, "epoch")}
+
+    def evaluate(self, episodes: int, seed: int, observer: Callable[[StepBatch], None] | None = None) -> Evaluation:
+        """Complete ``episodes`` prompts of the held-out rows, or of the training rows if there are none.
+
+        A completion is an episode of one step; its return is the weighted reward, and it costs no environment step.
+
+        :raises ContributionError: this trainer writes no completions.
+        """
+        if self.columns is None:
+            raise ContributionError(
+                f"{type(self.native).__name__} has no episodes: it is evaluated by its loss on held-out rows",
+                do="Use on_eval_metrics of a callback and the section evaluation",
+            )
+        self._follow()
+        rows = self.native.eval_dataset or self.native.train_dataset
+        width = self.native.args.per_device_train_batch_size * self.native.args.steps_per_generation
+        returns: list[float] = []
+        with set_aside(seed), _in_evaluation(self.native):
+            for first in range(0, episodes, width):
+                count = min(width, episodes - first)
+                returns += self._completed([dict(rows[(first + i) % len(rows)]) for i in range(count)])
+                if observer is not None:
+                    observer(step_batch(self.columns.board, count, first))
+        return Evaluation(np.array(returns), np.ones(episodes, dtype=np.int64), 0, seed)
+
+    def _completed(self, inputs: list[dict[str, Any]]) -> list[float]:
+        """Weighted rewards of one completion for each row."""
+        prompts = [row["prompt"] for row in inputs]
+        # GRPO: prompt ids, ids, tool mask, completions, ...; RLOO: prompt ids, ids, completions
+        generated = self.native._generate(prompts)
+        completions = generated[3] if len(generated) > 3 else generated[2]
+        rewards = self.native._calculate_rewards(inputs, prompts, completions, generated[1])
+        weighted: list[float] = (rewards * self.native.reward_weights.to(rewards.device)).nansum(dim=1).tolist()
+        return weighted
+
+    # ---- state -----------------------------------------------------------------------------------------------------
+
+    def reset_policy(self, seed: int) -> None:
+        """Back to the parameters that the run began with; they are the same for every seed. The optimiser forgets."""
+        assert self._first is not None, "kept wherever a callback could ask"
+        self.load_policy({"policy": self._first})
+        optimizer = self.native.optimizer
+        getattr(optimizer, "optimizer", optimizer).state.clear()
+        if hasattr(self.native, "_buffered_inputs"):
+            self.native._buffered_inputs = None
+
+    def state_dict(self) -> StateTree:
+        if self._restored is not None:
+            return self._restored
+        return state.trainer_state(self.native, self._bridge is not None and self._bridge.logged)
+
+    def load_state_dict(self, saved: StateTree) -> Sequence[str]:
+        state.restore(self.native, saved)
+        self._restored = saved
+        return list(saved["notes"])
+
+    def policy_state(self) -> StateTree:
+        return {"policy": state.policy_state(self.native.accelerator.unwrap_model(self.native.model))}
+
+    def load_policy(self, saved: StateTree) -> None:
+        state.load_policy(self.native.accelerator.unwrap_model(self.native.model), saved["policy"], "init_from")
+
+    def export(self, folder: Path) -> Path:
+        """The model and the tokenizer as transformers saves them (with PEFT the adapter alone), and ``rewards.json``."""
+        target = folder / "model"
+        target.mkdir(parents=True, exist_ok=True)
+        self.native.accelerator.unwrap_model(self.native.model).save_pretrained(target)
+        self.native.processing_class.save_pretrained(target)
+        if self.columns is not None:
+            columns = [{"name": column.name, "declared_weight": column.weight} for column in self.columns.columns]
+            (folder / "rewards.json").write_text(json.dumps(columns, indent=2) + "\n")
+        return target
+
+    def close(self) -> None: ...
+
+
+@contextmanager
+def _in_evaluation(native: Any) -> Iterator[None]:
+    """Evaluation mode, whose numbers TRL is not to log."""
+    training = native.model.training
+    native.model.eval()
+    try:
+        yield
+    finally:
+        native.model.train(training)
+        native._metrics["eval"].clear()
+        native._pending_metrics.clear()
+        native._pending_extra_logs.clear()
+
+
+def build(run: Run, contributions: Contributions) -> TRLTrainer:
+    """Rows, model, rewards and trainer of a run."""
+    config: TrainerConfig = run.trainer
+    family = FAMILIES[config.algo]
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with quietly():
+        return _build(run, contributions, config, family)
+
+
+def _build(run: Run, contributions: Contributions, config: TrainerConfig, family: Family) -> TRLTrainer:
+    arguments: dict[str, Any] = {"args": native_config(family, config, run)}
+    train, held_out = datasets_of(DatasetConfig.model_validate(run.config["dataset"]), family, contributions)
+    arguments |= {"train_dataset": train, "eval_dataset": held_out}
+    columns = columns_of(contributions, config.rewards, family.trainer) if family.generates else None
+    if columns is not None:
+        arguments["reward_funcs"] = columns.functions
+        arguments["args"].reward_weights = columns.weights
+    roll = rollout_func(contributions.rollout, contributions.decoder)
+    if roll is not None:
+        arguments["rollout_func"] = roll
+    scores = config.algo == "reward"
+    if config.peft is not None:
+        arguments["peft_config"] = models.lora(config.peft, scores=scores)
+    transformers.set_seed(run.seed)  # a head that is missing from the folder is drawn at random
+    model, arguments["processing_class"] = models.load(config.model, scores=scores)
+    arguments["model"] = model if contributions.wrap_model is None else contributions.wrap_model(model)
+    try:
+        with knowingly():
+            native = extended(family.load(), contributions)(**arguments)
+    except (AssertionError, TypeError, ValueError, KeyError) as error:
+        raise ConfigError(f"{family.trainer} refuses its arguments: {error}", where="trainer.args") from error
+    native.remove_callback(transformers.PrinterCallback)
+    evaluation_seed = run.config.get("evaluation", {}).get("seed", 0)
+    return TRLTrainer(
+        native,
+        columns,
+        total_steps=config.total_steps,
+        may_reset=bool(contributions.callbacks),
+        evaluation_seed=evaluation_seed,
+    )
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the bars of transformers and datasets: a run has one line of its own."""
+    bars = ((tf_logging, tf_logging.is_progress_bar_enabled()), (hf_datasets, hf_datasets.is_progress_bar_enabled()))
+    for library, _ in bars:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, enabled in bars:
+            if enabled:
+                library.enable_progress_bar()
+
+
+def extended(cls: type[Any], contributions: Contributions) -> type[Any]:
+    """``cls`` itself, or one subclass with what the contributions need in front of it."""
+    bases: list[type[Any]] = []
+    namespace: dict[str, Any] = {}
+    if contributions.completion_advantage is not None:
+        bases.append(WithAdvantages)
+        namespace["_advantage"] = contributions.completion_advantage
+    if contributions.loss_terms:
+        bases.append(WithLosses)
+        namespace["_loss_terms"] = contributions.loss_terms
+    if not bases:
+        return cls
+    return type(cls.__name__, (*bases, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__, **namespace})
+
+
+def native_config(family: Family, config: TrainerConfig, run: Run) -> Any:
+    """TRL's configuration object: the run's own settings, defaults that work on this device, then ``trainer.args``."""
+    on_cpu = _on_cpu(run.device)
+    precision = run.config.get("precision", "fp32")
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    defaults = {"gradient_checkpointing": not on_cpu, "logging_steps": 1}
+    ours = {
+        "output_dir": str((run.folder or Path(tempfile.gettempdir())) / "trl"),
+        "max_steps": config.total_steps,
+        "seed": run.seed,
+        "use_cpu": on_cpu,
+        "bf16": precision == "bf16",
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+    if on_cpu:
+        defaults["dataloader_pin_memory"] = False
+    cls = family.load_config()
+    fields = {item.name for item in dataclasses.fields(cls)}
+    try:
+        return cls(**{**defaults, **config.args, **{name: value for name, value in ours.items() if name in fields}})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{family.config} refuses its fields: {error}", where="trainer.args") from error
+
+
+def _on_cpu(device: str) -> bool:
+    """Whether to stay on the CPU. Which GPU a process uses is its launcher's to say.
+
+    :raises ConfigError: a device that PyTorch does not see, or one GPU by number.
+    """
+    if ":" in device:
+        raise ConfigError(
+            f"accelerate chooses among the GPUs it sees, and {device} is one by number",
+            where="device",
+            do="Use device: cuda, and make one GPU visible with CUDA_VISIBLE_DEVICES",
+        )
+    found = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if device not in ("auto", "cpu") and not found:
+        raise ConfigError(f"PyTorch sees no {device} device here", where="device", do="Use device: cpu or auto")
+    return device == "cpu" or not found
