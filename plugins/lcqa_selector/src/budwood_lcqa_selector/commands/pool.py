@@ -1,0 +1,67 @@
+"""pool: the passages a question's answer is looked for in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from budwood_lcqa_selector.commands import _options as shared
+from budwood_lcqa_selector.records import PoolRow, write_rows
+
+
+@click.command()
+@shared.reading
+@click.option("--out", type=shared.FILE, required=True, help="Where to write the pools, one JSON object a line.")
+@shared.pooling
+def command(
+    data: Path,
+    kind: str,
+    limit: int | None,
+    out: Path,
+    retriever: str,
+    size: int,
+    budget: int,
+    encoder: str,
+    chunker: str,
+    chunk_tokens: int,
+) -> dict[str, Any]:
+    """Cut documents into passages and keep, for every question of DATA, those most similar to it.
+
+    Retrieval sees the question alone, as at test time, and nothing is put in: gold that it misses stays missed, and
+    pool_recall says so. For training sets use mine, which makes its own pools.
+
+    \b
+      budwood lcqa pool hotpot.json --format hotpotqa --out pools.jsonl
+      budwood lcqa pool qasper.jsonl --format longbench --chunker semantic --retriever hybrid --out pools.jsonl
+    """
+    from budwood_lcqa_selector.chunking import cut
+    from budwood_lcqa_selector.parts import chunker_named, encoder_named
+    from budwood_lcqa_selector.pooling import Pooling
+
+    settings = Pooling(retriever, size, budget, None if retriever == "bm25" else encoder_named(encoder))  # type: ignore[arg-type]
+    chunk = None if chunker == "identity" else chunker_named(chunker, chunk_tokens, encoder)
+    progress = shared.Progress()
+    recalls: list[float] = []
+    sizes: list[int] = []
+
+    def pools() -> Iterator[PoolRow]:
+        for row in shared.rows_of(data, kind, limit):
+            whole = row if chunk is None else row.with_(passages=tuple(cut(row.passages, chunk)), gold_sets=())
+            pooled = settings.pool(whole)
+            sizes.append(len(pooled.passages))
+            if pooled.gold_sets:
+                recalls.append(pooled.pool_recall)
+            progress.show(lambda: f"{len(sizes):,} questions")
+            yield pooled
+
+    count = write_rows(out, pools())
+    progress.clear()
+    recall = sum(recalls) / len(recalls) if recalls else None
+    mean_size = sum(sizes) / max(1, count)
+    click.echo(f"{count:,} questions, {mean_size:.1f} passages each, in {out}")
+    if recall is not None:
+        click.echo(f"{recall:.3f} of the annotated evidence is in the pools")
+    return {"questions": count, "mean_size": mean_size, "pool_recall": recall, "out": str(out)}
