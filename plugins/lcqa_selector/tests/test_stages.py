@@ -89,3 +89,11 @@ def test_a_state_of_other_stages(tmp_path):
     StageController([RECALL]).save(tmp_path)
     with pytest.raises(CheckpointError, match="stages recall; this one has recall, precision"):
         controller().load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["eval/reward", "eval_reward"])
+def test_evaluations_of_budwood_and_of_trl(name):
+    stages = controller(patience=1)
+    assert stages.measured(1, {name: 0.5, "eval/loss": 9.0}, "reward") is None
+    assert stages.measured(2, {"eval/loss": 9.0}, "reward") is None, "nothing was measured"
+    assert stages.measured(3, {name: 0.5}, "reward") == Switch(1, 3, "plateau")

@@ -25,7 +25,8 @@ CONFIG = SelectorConfig(stages=(RECALL.model_copy(update={"max_steps": 10}), PRE
 GENERATIONS, STEPS = 4, 20
 
 
-def rows(count: int = 16) -> list[PoolRow]:
+def rows(count: int = 48) -> list[PoolRow]:
+    """One epoch is more than the run: TRL's sampler shuffles the epochs of a resumed run anew."""
     return [fact_chain(seed, hops=2, pool=4, filler=0) for seed in range(count)]
 
 

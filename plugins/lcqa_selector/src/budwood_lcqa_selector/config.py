@@ -28,7 +28,7 @@ class SelectorConfig(Config):
     think: bool = Field(default=False, description="whether text before the JSON object is allowed")
     task: str = Field(default=TASK, description="what the picker is told to do")
     words: int = Field(default=200, ge=1, description="words of a passage that the prompt shows")
-    monitor: str = Field(default="eval_reward", description="evaluation number whose plateau ends a stage")
+    monitor: str = Field(default="reward", description="number of evaluations whose plateau ends a stage")
 
     @model_validator(mode="after")
     def _stages_are_told_apart(self) -> Self:

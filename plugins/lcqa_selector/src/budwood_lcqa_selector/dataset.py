@@ -59,7 +59,7 @@ class StageRows:
         return self  # a copy of the dataset must go on seeing the stage of the run
 
     def __call__(self, batch: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
-        rows = [self._row(PoolRow.model_validate_json(text)) for text in batch["row"]]
+        rows = [self._row(PoolRow.model_validate_json(text)) for text in batch["prompt"]]
         return {name: [row[name] for row in rows] for name in rows[0]}
 
     def _row(self, row: PoolRow) -> dict[str, Any]:
@@ -90,5 +90,6 @@ def stage_dataset(
     """A ``datasets.Dataset`` that follows ``controller``. Worker processes would follow a copy of it: load with none."""
     from datasets import Dataset
 
-    stored = Dataset.from_dict({"row": [row.model_dump_json() for row in rows]})
+    # Trainers look for a column of this name before they read a row; what it holds becomes the prompt.
+    stored = Dataset.from_dict({"prompt": [row.model_dump_json() for row in rows]})
     return stored.with_transform(StageRows(controller, prompt or PickerPrompt(), seed, role))

@@ -33,8 +33,7 @@ class StageCallback(RunCallback):
         self._record(control, self.controller.stepped(control.steps))
 
     def on_eval_metrics(self, control: RunControl, metrics: Mapping[str, float]) -> None:
-        if self.monitor in metrics:
-            self._record(control, self.controller.evaluated(control.steps, metrics[self.monitor]))
+        self._record(control, self.controller.measured(control.steps, metrics, self.monitor))
 
     def on_run_end(self, control: RunControl) -> None:
         if self._folder is not None and self._samples:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from budwood.api import CompletionReward, History, ReportSection, Run, RunCallback, hookimpl
@@ -30,11 +30,9 @@ class LcqaSelector:
 
         return SelectorConfig
 
-    @hookimpl(wrapper=True)
-    def build_dataset(self, run: Run, role: str) -> Generator[None, Any, Any]:
-        inner = yield
-        made = self._assembled(run).dataset(role)
-        return inner if made is None else made
+    @hookimpl
+    def build_dataset(self, run: Run, role: str) -> Any | None:
+        return self._assembled(run).dataset(role)
 
     @hookimpl
     def completion_rewards(self, run: Run) -> Iterable[CompletionReward]:

@@ -7,7 +7,7 @@ itself, since rows may have been fetched before the switch and be scored after i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -81,6 +81,11 @@ class StageController:
             self.stale += 1
         done = self.stale >= self.stage.patience and step - self.began >= self.stage.min_steps
         return self._next(step, "plateau") if done and not self.last else None
+
+    def measured(self, step: int, metrics: Mapping[str, float], monitor: str) -> Switch | None:
+        """:meth:`evaluated` with the number ``monitor``, which budwood calls ``eval/NAME`` and TRL ``eval_NAME``."""
+        found = next((metrics[name] for name in (f"eval/{monitor}", f"eval_{monitor}") if name in metrics), None)
+        return None if found is None else self.evaluated(step, found)
 
     def _next(self, step: int, reason: Reason) -> Switch:
         self.index += 1

@@ -68,7 +68,7 @@ class StageTrainerCallback(TrainerCallback):  # type: ignore[misc]
     ``resumed=True``.
     """
 
-    def __init__(self, controller: StageController, monitor: str = "eval_reward", *, resumed: bool = False) -> None:
+    def __init__(self, controller: StageController, monitor: str = "reward", *, resumed: bool = False) -> None:
         self.controller, self.monitor, self.resumed = controller, monitor, resumed
 
     def on_train_begin(
@@ -89,8 +89,7 @@ class StageTrainerCallback(TrainerCallback):  # type: ignore[misc]
         metrics: Mapping[str, float],
         **kwargs: Any,
     ) -> None:
-        if self.monitor in metrics:
-            self.controller.evaluated(state.global_step, metrics[self.monitor])
+        self.controller.measured(state.global_step, metrics, self.monitor)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:

@@ -1,0 +1,88 @@
+"""pick: which passages of a file a question needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.option("--question", required=True, help="What is asked.")
+@click.option(
+    "--passages",
+    "file",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="JSON lines with text, and perhaps title and id; or plain text, a passage between blank lines.",
+)
+@click.option(
+    "--picker",
+    required=True,
+    help="Who picks: an endpoint http(s)://host/v1#model, a language model (short name, folder, hub id), or head:FILE.",
+)
+@click.option("--key-env", help="Environment variable that holds the endpoint's key.")
+@click.option("--candidates", default=30, show_default=True, type=click.IntRange(1), help="Passages shown at most.")
+@click.option("--budget", default=6_000, show_default=True, type=click.IntRange(1), help="Tokens shown at most.")
+@click.option("--max-tokens", default=256, show_default=True, type=click.IntRange(1), help="Length of the answer.")
+def command(
+    question: str,
+    file: Path,
+    picker: str,
+    key_env: str | None,
+    candidates: int,
+    budget: int,
+    max_tokens: int,
+) -> dict[str, Any]:
+    """Print the passages that a question needs, why, and how much shorter the context is.
+
+    \b
+      budwood lcqa pick --question "Who founded Ann's employer?" --passages pool.jsonl --picker http://localhost:8000/v1#qwen
+      budwood lcqa pick --question "..." --passages notes.txt --picker head:head.json --json
+    """
+    from budwood.api import BudwoodError
+    from budwood_lcqa_selector.selecting import pick, picker_named
+
+    passages = read_passages(file)
+    found = pick(question, passages, picker_named(picker, key_env, max_tokens), candidates=candidates, budget=budget)
+    if found.error is not None:
+        raise BudwoodError(
+            f"the picker's answer is malformed: {found.error}",
+            where=picker,
+            do="Use a larger model, or more --max-tokens if it was cut off",
+        )
+    for passage in found.passages:
+        click.echo(f"[{passage.id}] {passage.titled}\n")
+    click.echo(f"rationale: {found.rationale or 'none'}")
+    share = 100 * found.tokens / max(1, found.pool_tokens)
+    click.echo(
+        f"{len(found.ids)} of {len(passages)} passages, {found.tokens:,} of {found.pool_tokens:,} tokens ({share:.0f} %)"
+    )
+    return {
+        "ids": list(found.ids),
+        "rationale": found.rationale,
+        "context": found.context,
+        "tokens": found.tokens,
+        "pool_tokens": found.pool_tokens,
+    }
+
+
+def read_passages(path: Path) -> list[dict[str, Any] | str]:
+    """:raises DataError: for a file that is missing, is not UTF-8, or has a line that is no passage, naming it."""
+    from budwood_lcqa_selector.records import DataError, bad_line, read_jsonl
+
+    if path.suffix in (".jsonl", ".ndjson"):
+        found: list[dict[str, Any] | str] = []
+        for number, values in read_jsonl(path):
+            if not isinstance(values.get("text"), str):
+                raise bad_line(path, number, 'a passage needs "text", a string')
+            found.append(values)
+        return found
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"the passages cannot be read: {error}", where=str(path), do="Give a UTF-8 text file"
+        ) from error
+    return [block.strip() for block in text.replace("\r\n", "\n").split("\n\n") if block.strip()]
