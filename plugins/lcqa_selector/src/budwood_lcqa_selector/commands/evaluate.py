@@ -117,24 +117,21 @@ def command(
 
 
 def show(results: Mapping[str, Mapping[str, Estimate]], questions: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     present = [metric for metric in SHOWN if any(metric in estimates for estimates in results.values())]
-    table = Table(box=None, caption="± half the width of the 95 % interval", caption_justify="left")
-    table.add_column(f"{questions:,} questions", no_wrap=True)
-    for metric in present:
-        table.add_column(SHOWN[metric], justify="right", no_wrap=True)
-    for name, estimates in results.items():
-        table.add_row(name, *(_cell(estimates.get(metric)) for metric in present))
-    Console().print(table)
+    lines = [[f"{questions:,} questions", *(SHOWN[metric] for metric in present)]]
+    lines += [[name, *(_cell(found.get(metric)) for metric in present)] for name, found in results.items()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *cells in lines:
+        line = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        click.echo(f"{first.ljust(widths[0])}  {line}")
+    click.echo("±: half the width of the 95 % interval")
 
 
 def _cell(estimate: Estimate | None) -> str:
     if estimate is None:
         return ""
     half = (estimate.high - estimate.low) / 2
-    return f"{estimate.mean:.1f}" if estimate.high > 1 else f"{estimate.mean:.3f} ±{half:.2f}".replace("±0", "±")
+    return f"{estimate.mean:.1f}" if estimate.high > 1 else f"{estimate.mean:.3f}±{half:.2f}".replace("±0", "±")
 
 
 def write(out: Path, results: Mapping[str, Mapping[str, Estimate]]) -> None:
