@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,46 +27,6 @@ GENERATIONS, STEPS = 4, 20
 def rows(count: int = 48) -> list[PoolRow]:
     """One epoch is more than the run: TRL's sampler shuffles the epochs of a resumed run anew."""
     return [fact_chain(seed, hops=2, pool=4, filler=0) for seed in range(count)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    """Every valid answer is one token, and a completion is one token: a random policy writes many valid answers."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    subsets = itertools.chain.from_iterable(itertools.combinations(("p1", "p2", "p3", "p4"), n) for n in range(5))
-    answers = [json.dumps({"ids": subset}) for subset in subsets]
-    parts = [*answers, "<eos>", "<pad>", "<unk>", "Question", '{"ids": ["p9"]}']
-    made = Tokenizer(models.WordLevel({part: i for i, part in enumerate(parts)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|\s+|[^\w\s]"), "isolated")
-    made.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        eos_token="<eos>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        padding_side="left",
-        chat_template="{% for message in messages %}{{ message['content'] }} {% endfor %}",
-    )
-
-
-def policy(tokenizer):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=512,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
 
 
 class Watching:
@@ -97,7 +56,7 @@ class Watching:
         return rewards
 
 
-def trained(tokenizer, folder: Path, *, steps: int = STEPS, resume: Path | None = None, config=CONFIG, **extra):
+def trained(toy, folder: Path, *, steps: int = STEPS, resume: Path | None = None, config=CONFIG, **extra):
     from budwood_lcqa_selector.with_trl import StageTrainerCallback
 
     controller = StageController(config.stages)
@@ -128,12 +87,12 @@ def trained(tokenizer, folder: Path, *, steps: int = STEPS, resume: Path | None 
         }
     )
     trainer = trl.GRPOTrainer(
-        policy(tokenizer),
+        toy.policy(),
         reward_funcs=reward,
         args=arguments,
         train_dataset=stage_dataset(rows(), controller, config.prompt),
         eval_dataset=stage_dataset(rows(2), controller, config.prompt, role="eval"),
-        processing_class=tokenizer,
+        processing_class=toy.tokenizer,
         callbacks=[StageTrainerCallback(controller, config.monitor)],
     )
     trainer.train(resume_from_checkpoint=resume and str(resume))
@@ -141,8 +100,8 @@ def trained(tokenizer, folder: Path, *, steps: int = STEPS, resume: Path | None 
 
 
 @pytest.fixture(scope="module")
-def whole(tokenizer, tmp_path_factory):
-    return trained(tokenizer, tmp_path_factory.mktemp("whole"))
+def whole(toy, tmp_path_factory):
+    return trained(toy, tmp_path_factory.mktemp("whole"))
 
 
 def test_every_row_is_scored_with_the_stage_it_was_written_for(whole):
@@ -189,11 +148,11 @@ def test_parts_of_the_reward_are_logged(whole):
     assert len(reward.inner.score.samples) == 2
 
 
-def test_resumed_after_the_switch(whole, tokenizer):
+def test_resumed_after_the_switch(whole, toy):
     """From the checkpoint at 12, after the switch at 10: the same stage, counters, rows, rewards and parameters."""
     straight, controller, reward = whole
     folder = Path(straight.args.output_dir)
-    resumed, again, seen = trained(tokenizer, folder, resume=folder / "checkpoint-12")
+    resumed, again, seen = trained(toy, folder, resume=folder / "checkpoint-12")
     assert again.state_dict() == controller.state_dict()
     assert {row["stage"] for row in seen.seen} == {1}
     assert [row for row in reward.seen if row["step"] >= 12] == seen.seen
@@ -201,13 +160,13 @@ def test_resumed_after_the_switch(whole, tokenizer):
         assert one.equal(other), name
 
 
-def test_a_checkpoint_without_its_stage_is_refused(tokenizer, tmp_path):
-    trained(tokenizer, tmp_path, steps=1, save_steps=1, eval_strategy="no")
+def test_a_checkpoint_without_its_stage_is_refused(toy, tmp_path):
+    trained(toy, tmp_path, steps=1, save_steps=1, eval_strategy="no")
     (tmp_path / "checkpoint-1" / "stage_state.json").unlink()
     with pytest.raises(CheckpointError, match="stage of the run cannot be read"):
-        trained(tokenizer, tmp_path, steps=2, resume=tmp_path / "checkpoint-1", eval_strategy="no")
+        trained(toy, tmp_path, steps=2, resume=tmp_path / "checkpoint-1", eval_strategy="no")
 
 
-def test_loader_processes_are_refused(tokenizer, tmp_path):
+def test_loader_processes_are_refused(toy, tmp_path):
     with pytest.raises(ConfigError, match="2 loader processes"):
-        trained(tokenizer, tmp_path, steps=1, dataloader_num_workers=2, eval_strategy="no")
+        trained(toy, tmp_path, steps=1, dataloader_num_workers=2, eval_strategy="no")

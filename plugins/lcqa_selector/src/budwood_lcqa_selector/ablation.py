@@ -8,17 +8,17 @@ from __future__ import annotations
 import argparse
 import csv
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from budwood.api import Array
-from budwood_lcqa_selector.baselines import ranker, topk
+from budwood_lcqa_selector import evaluation
+from budwood_lcqa_selector.baselines import Chosen, full, ranker, topk
 from budwood_lcqa_selector.head import SelectorHead
 from budwood_lcqa_selector.head_training import Course, Data, Training, train
-from budwood_lcqa_selector.records import PoolRow
+from budwood_lcqa_selector.records import Choice, PoolRow
 from budwood_lcqa_selector.stages import PRECISION, RECALL
 from budwood_lcqa_selector.worlds import fact_chain, follow
 
@@ -40,7 +40,7 @@ VARIANTS = {
     "no first stage": Variant(replace(FULL, stages=(PRECISION,))),
     "full, as printed": Variant(replace(FULL, mode="paper")),
 }
-MEASURES = ("recall", "precision", "f1", "exact", "size", "kept_tokens", "answered")
+MEASURES = ("evidence_recall", "evidence_precision", "evidence_f1", "exact_set", "size", "kept", "answered")
 
 
 def worlds(pool: int) -> tuple[list[PoolRow], list[PoolRow], list[PoolRow]]:
@@ -49,24 +49,18 @@ def worlds(pool: int) -> tuple[list[PoolRow], list[PoolRow], list[PoolRow]]:
     return rows[:TRAINED], rows[TRAINED : TRAINED + HELD_OUT], rows[TRAINED + HELD_OUT :]
 
 
-def measures(row: PoolRow, ids: Sequence[str]) -> tuple[float, ...]:
-    """See :data:`MEASURES`; evidence against the set it agrees with best, the answer by forward chaining."""
-    chosen = row.chosen(ids)
-    gold = max(row.gold_sets, key=lambda one: len({*one} & {*ids}) / len({*one} | {*ids}))
-    hits = len({*gold} & {*ids})
-    recall, precision = hits / len(gold), hits / len(ids) if ids else 0.0
-    f1 = 2 * recall * precision / (recall + precision) if hits else 0.0
-    kept = sum(passage.n_tokens for passage in chosen) / row.n_tokens
-    answered = follow("\n".join(passage.titled for passage in chosen), row.question) in row.answers
-    return recall, precision, f1, float(hits == len(gold) == len(ids)), float(len(ids)), kept, float(answered)
+def measures(row: PoolRow, choice: Choice) -> tuple[float, ...]:
+    """See :data:`MEASURES`; the answer is found by forward chaining over what was chosen."""
+    found = evaluation.picked(row, choice)
+    answered = follow("\n".join(passage.titled for passage in row.chosen(choice.ids)), row.question) in row.answers
+    return (*(float(found[name] or 0.0) for name in MEASURES[:-1]), float(answered))
 
 
 def picked(head: SelectorHead, data: Data, rng: np.random.Generator | None = None) -> Array:
     """(questions, measures) of the head's most likely picks, or of sampled ones."""
     order = head.pick(data.pools, rng).order
-    return np.array(
-        [measures(row, [row.passages[i].id for i in places]) for row, places in zip(data.rows, order, strict=True)]
-    )
+    chosen = [Chosen(tuple(row.passages[i].id for i in places)) for row, places in zip(data.rows, order, strict=True)]
+    return np.array([measures(row, choice) for row, choice in zip(data.rows, chosen, strict=True)])
 
 
 def interval(values: Array) -> tuple[float, float]:
@@ -88,11 +82,11 @@ def study(pool: int, seeds: int) -> tuple[dict[str, Array], dict[tuple[str, int]
         "untrained": np.array(
             [picked(SelectorHead.fresh(), test, np.random.default_rng(seed)) for seed in range(seeds)]
         ),
-        "whole pool": np.array([[measures(row, row.ids) for row in test_rows]]),
+        "whole pool": np.array([[measures(row, full(row)) for row in test_rows]]),
     }
     for count in (1, 2, 3, 5):
         first = topk(count, ranker("bm25"))
-        arms[f"BM25, top {count}"] = np.array([[measures(row, first(row).ids) for row in test_rows]])
+        arms[f"BM25, top {count}"] = np.array([[measures(row, first(row)) for row in test_rows]])
     courses, seconds = {}, {}
     for name, variant in VARIANTS.items():
         found, started = [], time.process_time()
@@ -130,7 +124,7 @@ def write(folder: Path, pool: int, seeds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="where the tables go")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--pools", type=int, nargs="+", default=[10, 30])
     given = parser.parse_args()

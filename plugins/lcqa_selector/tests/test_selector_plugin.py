@@ -1,0 +1,156 @@
+"""The plugin in ``budwood run`` on TRL: both stages, what is logged and reported, and resuming."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from budwood.api import BudwoodError
+from budwood.testing import check_plugin
+from budwood_lcqa_selector.config import SelectorConfig
+from budwood_lcqa_selector.records import write_rows
+from budwood_lcqa_selector.worlds import fact_chain
+
+
+def test_contract():
+    assert [finding for finding in check_plugin("lcqa_selector") if finding.level != "ok"] == []
+
+
+def test_importing_the_plugin_is_light():
+    heavy = ("torch", "transformers", "trl", "datasets", "mlflow", "bm25s", "langchain_core", "llama_index")
+    code = f"import sys, budwood_lcqa_selector.plugin; print(set({heavy}) & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"gamma": 1.5}, "less than or equal to 1"),
+        ({"mode": "loose"}, "'within', 'paper', 'beyond' or 'none'"),
+        ({"stages": []}, "at least 1 item"),
+        ({"stages": [{"name": "a", "red": 1, "prompt": "x"}] * 2}, "two stages have the same name"),
+        ({"stages": [{"name": "a", "red": -1, "prompt": "x"}]}, "greater than or equal to 0"),
+        ({"row": "a.jsonl"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_bad_sections(section, message):
+    with pytest.raises(ValidationError, match=message):
+        SelectorConfig.model_validate_json(json.dumps(section))
+
+
+@pytest.fixture(scope="module")
+def files(toy, tmp_path_factory):
+    pytest.importorskip("trl")
+    pytest.importorskip("budwood_trl")
+    folder = tmp_path_factory.mktemp("files")
+    write_rows(folder / "train.jsonl", [fact_chain(seed, pool=4, filler=0) for seed in range(48)])
+    write_rows(folder / "eval.jsonl", [fact_chain(seed, pool=4, filler=0) for seed in range(100, 104)])
+    toy.save(folder / "model")
+    return folder
+
+
+def config(files: Path, out: Path, total: int = 8, **trainer):
+    stage = {"red": 4, "prompt": "wide", "name": "recall", "max_steps": 4}
+    return {
+        "name": "picker",
+        "seed": 0,
+        "device": "cpu",
+        "output": str(out),
+        "trainer": {
+            "kind": "trl",
+            "algo": "grpo",
+            "model": str(files / "model"),
+            "total_steps": total,
+            "args": {
+                "per_device_train_batch_size": 8,
+                "per_device_eval_batch_size": 8,
+                "num_generations": 4,
+                "max_completion_length": 1,
+                "learning_rate": 1e-3,
+                "lr_scheduler_type": "constant",
+                "logging_steps": 1,
+                **trainer,
+            },
+        },
+        "plugins": {
+            "lcqa_selector": {
+                "rows": str(files / "train.jsonl"),
+                "eval_rows": str(files / "eval.jsonl"),
+                "stages": [stage, {"red": 1, "prompt": "tight", "name": "precision"}],
+            }
+        },
+        "evaluation": {"every": 2},
+        "checkpoint": {"every": 6},
+        "tracking": {"enabled": False},
+    }
+
+
+def logged(result) -> dict[tuple[int, str], float]:
+    lines = [json.loads(line) for line in Path(result.paths["events"]).read_text().splitlines()]
+    return {
+        (event["step"], name): value
+        for event in lines
+        if event["kind"] == "metrics"
+        for name, value in event["data"].items()
+        if "time" not in name and "runtime" not in name and "per_second" not in name
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(files, tmp_path_factory):
+    from budwood import run
+
+    return run(config(files, tmp_path_factory.mktemp("whole")))
+
+
+def test_both_stages_in_one_run(whole):
+    numbers = logged(whole)
+    assert numbers[4, "lcqa_selector/switched"] == 4
+    stages = [value for (_, name), value in sorted(numbers.items()) if name == "train/lcqa_selector/stage"]
+    assert stages[:4] == [0, 0, 0, 0]
+    assert stages[-2:] == [1, 1]
+    assert any(name == "train/lcqa_selector/coverage" and value > 0 for (_, name), value in numbers.items())
+    assert any(name == "eval/reward" for _, name in numbers)
+
+
+def test_report(whole):
+    page = Path(whole.paths["report"]).read_text()
+    assert "Evidence picking" in page
+    assert "switch at 4" in page
+    assert "Picks for sample questions" in page
+    assert "chain-10" in page
+
+
+def test_resumed_after_the_switch(whole, files, tmp_path):
+    from budwood import resume, run
+
+    first = run(config(files, tmp_path, total=6))
+    second = resume(first.paths["folder"], ["trainer.total_steps=8"])
+    straight, parts = logged(whole), logged(second)
+    late = {key: value for key, value in straight.items() if key[0] > 6 and key[1].startswith("train/")}
+    assert late
+    assert {key: parts[key] for key in late} == late
+
+
+def test_loader_processes_are_refused(files, tmp_path):
+    from budwood import run
+
+    with pytest.raises(BudwoodError, match="2 loader processes"):
+        run(config(files, tmp_path, dataloader_num_workers=2))
+
+
+def test_a_bad_line_is_named(files, tmp_path):
+    from budwood import run
+
+    rows = (files / "train.jsonl").read_text().splitlines()
+    (tmp_path / "bad.jsonl").write_text("\n".join([rows[0], '{"qid": 1}', rows[1]]))
+    made = config(files, tmp_path)
+    made["plugins"]["lcqa_selector"]["rows"] = str(tmp_path / "bad.jsonl")
+    with pytest.raises(BudwoodError, match=r"bad.jsonl, line 2"):
+        run(made)
