@@ -59,11 +59,12 @@ def _weights(gguf: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
         )
     except (ValueError, KeyError, NotImplementedError) as error:
         do = "Load the same model from its original folder or hub id instead"
         raise ModelError(f"transformers cannot read this GGUF file: {error}", where=str(gguf), do=do) from error
+    model, found = loaded
     check_complete(found, str(gguf))
     return model

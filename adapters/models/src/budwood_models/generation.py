@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
+
+from budwood_models.errors import ModelError
 
 Message = Mapping[str, str]
 Conversation = Sequence[Message]
@@ -47,6 +50,27 @@ class Generator(Protocol):
         ...
 
 
+def check(prompts: Sequence[Conversation]) -> None:
+    """Raise :class:`ModelError` for the first one that is no conversation of sound text."""
+    for i, prompt in enumerate(prompts):
+        ok = isinstance(prompt, Sequence) and not isinstance(prompt, str) and len(prompt) > 0
+        if not ok or not all(
+            isinstance(message, Mapping) and {"role", "content"} <= set(message) for message in prompt
+        ):
+            do = 'A conversation is a list of {"role": ..., "content": ...}'
+            raise ModelError(f"prompt {i} is no conversation but {type(prompt).__name__}", do=do)
+        for message in prompt:
+            if not isinstance(message["content"], str):
+                raise ModelError(
+                    f"prompt {i} has a message whose content is {type(message['content']).__name__}, not text"
+                )
+            try:
+                message["content"].encode()
+            except UnicodeEncodeError as error:
+                what = f"prompt {i} has half a character at position {error.start} (a lone surrogate)"
+                raise ModelError(what, do="Repair the text: it was cut or decoded wrongly") from None
+
+
 def in_order(ready: Iterator[tuple[int, Reply]], n: int) -> list[Reply]:
     """What ``stream`` gives, as ``generate`` gives it."""
     replies = dict(ready)
@@ -66,8 +90,6 @@ def copies(prompts: Sequence[Conversation]) -> list[int]:
 
 def canonical(data: Any) -> str:
     """JSON with sorted keys: equal text for equal data."""
-    import json
-
     return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 

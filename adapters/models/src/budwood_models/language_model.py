@@ -57,10 +57,10 @@ def load_language_model(
 
     with reading(str(name), short_names("language model")), quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-        model: Any
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=_torch_dtype(dtype), use_safetensors=True, output_loading_info=True
         )
+    model, found = loaded
     check_complete(found, str(name))
     if tokenizer.eos_token_id is None:
         raise ModelError("its tokenizer names no end token", where=str(name), do="Set eos_token in its folder")

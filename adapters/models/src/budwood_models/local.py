@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from budwood_models.errors import ModelError
-from budwood_models.generation import Conversation, Reply, copies, in_order, shown
+from budwood_models.generation import Conversation, Reply, check, copies, in_order, shown
 from budwood_models.language_model import LanguageModel
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class LocalGenerator:
         self, prompts: Sequence[Conversation], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> Iterator[tuple[int, Reply]]:
         """(index, reply), batch by batch, the shortest prompts first."""
+        check(prompts)
         ids = [self._encode(i, prompt, max_tokens) for i, prompt in enumerate(prompts)]
         seeds = [row_seed(seed, ids[i], copy) for i, copy in enumerate(copies(prompts))]
         order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
