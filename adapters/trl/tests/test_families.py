@@ -34,7 +34,7 @@ def test_every_kind_is_bound_or_refused_with_a_reason(kind: str) -> None:
 
 def test_the_matrix_of_the_docs_is_the_one_of_the_code() -> None:
     rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", TABLE.read_text(), re.MULTILINE)
-    written = {kind: [part.strip() for part in cells.split("|")] for kind, cells in rows}
+    written = {kind: [part.strip() for part in cells.split("|")] for kind, cells in rows if cells.count("|") == 5}
     expected = {kind: [cell(capabilities(family), kind) for family in FAMILIES.values()] for kind in KINDS}
     assert written == expected
 
@@ -84,7 +84,7 @@ def test_a_wrong_trainer_section(changes: dict[str, Any], said: str) -> None:
 
 
 def test_two_wrong_fields_are_said_at_once() -> None:
-    with pytest.raises(ValidationError, match="(?s)num_generation'.*'seed' cannot be set"):
+    with pytest.raises(ValidationError, match=r"(?s)num_generation'.*'seed' cannot be set"):
         trainer_config(args={"num_generation": 4, "seed": 1})
 
 

@@ -159,7 +159,7 @@ class TRLTrainer:
     def reset_policy(self, seed: int) -> None:
         """Back to the parameters that the run began with; they are the same for every seed. The optimiser forgets."""
         assert self._first is not None, "kept wherever a callback could ask"
-        self.load_policy({"policy": self._first})
+        self.load_policy(self._first)
         optimizer = self.native.optimizer
         getattr(optimizer, "optimizer", optimizer).state.clear()
         if hasattr(self.native, "_buffered_inputs"):

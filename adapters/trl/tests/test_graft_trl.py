@@ -1,0 +1,160 @@
+"""Plugins in a script of TRL's own kind: ``GRPOTrainer = budwood.graft(GRPOTrainer, {...})``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny import ARGS, Vowels, active, parameters, rows, same
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+import budwood
+from budwood import grafting
+from budwood.api import BindingError, LossTerm, Run, RunCallback, hookimpl
+from budwood.plugins import Activation
+from budwood_trl.models import load
+
+
+class Stops(RunCallback):
+    """Counts boundaries, tells them, and stops after two."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def on_update_end(self, control: Any) -> None:
+        self.seen.append(control.steps)
+        control.log({"words/told": float(control.steps)})
+        if control.steps == 2:
+            control.stop("enough")
+
+
+class Words(Vowels):
+    def __init__(self) -> None:
+        made.append(self)
+        self.callback = Stops()
+
+    @hookimpl
+    def callbacks(self, run: Run) -> Any:
+        return self.callback
+
+
+class Pulls:
+    @hookimpl
+    def loss_terms(self, run: Run) -> Any:
+        return LossTerm("pull", lambda inputs: sum((p**2).sum() for p in inputs.policy.parameters()), 0.1)
+
+
+class Quiet:
+    @hookimpl
+    def callbacks(self, run: Run) -> Any:
+        return Stops()
+
+
+made: list[Any] = []
+KINDS = {"words": Words, "pulls": Pulls, "vowels": Vowels, "quiet": Quiet}
+
+
+@pytest.fixture(autouse=True)
+def of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plugins that are classes of this file instead of installed ones."""
+    made.clear()
+    monkeypatch.setattr(
+        grafting, "activate", lambda names, adapter: Activation([active(name, KINDS[name]()) for name in names], None)
+    )
+
+
+@pytest.fixture
+def script(model_folder: Path, tmp_path: Path) -> Callable[..., Any]:
+    """(trainer class, config class, algo) -> an object made as a script makes it."""
+
+    def make(cls: Any, config: Any, algo: str, steps: int = 3, args: Any = None, **more: Any) -> Any:
+        model, tokenizer = load(str(model_folder))
+        quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, "use_cpu": True}
+        cpu = {"bf16": False, "gradient_checkpointing": False, "dataloader_pin_memory": False}
+        settings = config(
+            output_dir=str(tmp_path), max_steps=steps, seed=3, **quiet, **cpu, **ARGS[algo], **(args or {})
+        )
+        dataset = Dataset.from_list(rows(algo))
+        return cls(model=model, args=settings, train_dataset=dataset, processing_class=tokenizer, **more)
+
+    return make
+
+
+def short(completions: list[str], **others: Any) -> list[float]:
+    return [-float(len(text)) for text in completions]
+
+
+def test_a_grafted_class_adds_rewards_and_callbacks_to_the_scripts_own(script: Any) -> None:
+    grafted = budwood.graft(GRPOTrainer, {"words": {}})
+    assert (grafted.__name__, grafted.__module__, issubclass(grafted, GRPOTrainer)) == (
+        "GRPOTrainer",
+        GRPOTrainer.__module__,
+        True,
+    )
+    trainer = script(grafted, GRPOConfig, "grpo", reward_funcs=short, args={"reward_weights": [0.5]})
+    assert trainer.reward_func_names == ["short", "words.vowels"]
+    assert trainer.reward_weights.tolist() == [0.5, 1.0]
+    trainer.train()
+    assert made[-1].callback.seen == [1, 2]
+    assert trainer.state.global_step == 2, "a plugin stopped it"
+    history = trainer.state.log_history
+    assert [row["words/told"] for row in history if "words/told" in row] == [1.0, 2.0]
+    means = [row["rewards/words.vowels/mean"] for row in history if "rewards/words.vowels/mean" in row]
+    assert len(means) == 2, "what a plugin tells leaves TRL's own numbers alone"
+
+
+def test_every_object_has_plugins_of_its_own(script: Any) -> None:
+    grafted = budwood.graft(GRPOTrainer, {"words": {}})
+    one, other = (script(grafted, GRPOConfig, "grpo", steps=1) for _ in "ab")
+    one.train()
+    assert [plugin.callback.seen for plugin in made[-2:]] == [[1], []]
+    del other
+
+
+def test_without_contributions_of_effect_a_grafted_class_trains_as_before(script: Any) -> None:
+    plain = script(SFTTrainer, SFTConfig, "sft", steps=2)
+    plain.train()
+    grafted = script(budwood.graft(SFTTrainer, {"quiet": {}}), SFTConfig, "sft", steps=2)
+    grafted.train()
+    assert same(parameters(plain), parameters(grafted))
+
+
+def test_a_loss_term_reaches_a_grafted_dpo(script: Any) -> None:
+    plain, grafted = (
+        script(DPOTrainer, DPOConfig, "dpo"),
+        script(budwood.graft(DPOTrainer, {"pulls": {}}), DPOConfig, "dpo"),
+    )
+    plain.train()
+    grafted.train()
+    sizes = [sum(float((value**2).sum()) for value in parameters(t).values()) for t in (plain, grafted)]
+    assert sizes[1] < sizes[0]
+    assert torch.isfinite(torch.tensor(sizes)).all()
+
+
+def test_a_script_that_counts_epochs(script: Any) -> None:
+    trainer = script(budwood.graft(SFTTrainer, {"quiet": {}}), SFTConfig, "sft", steps=-1, args={"num_train_epochs": 1})
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_a_built_trainer_takes_callbacks_and_refuses_what_its_constructor_takes(script: Any) -> None:
+    trainer = script(SFTTrainer, SFTConfig, "sft")
+    assert budwood.graft(trainer, {"quiet": {}}) is trainer
+    trainer.train()
+    assert trainer.state.global_step == 2
+    with pytest.raises(BindingError, match="it is grafted already"):
+        budwood.graft(trainer, {"quiet": {}})
+    fresh = script(SFTTrainer, SFTConfig, "sft")
+    with pytest.raises(
+        BindingError, match=r"loss_terms pulls\.pull cannot be bound to a trainer that is already built"
+    ):
+        budwood.graft(fresh, {"pulls": {}})
+
+
+def test_what_a_class_cannot_bind_is_refused_at_once() -> None:
+    with pytest.raises(BindingError, match=r"SFTTrainer cannot bind completion reward vowels\.vowels: .*writes none"):
+        budwood.graft(SFTTrainer, {"vowels": {}})
