@@ -96,7 +96,9 @@ def study(pool: int, seeds: int) -> tuple[dict[str, Array], dict[tuple[str, int]
             found.append(picked(head, test))
         arms[name], seconds[name] = np.array(found), (time.process_time() - started) / seeds
         print(
-            f"pool {pool}, {name}: " + ", ".join(f"{m} {arms[name][..., i].mean():.3f}" for i, m in enumerate(MEASURES))
+            f"pool {pool}, {name}: "
+            + ", ".join(f"{m} {arms[name][..., i].mean():.3f}" for i, m in enumerate(MEASURES)),
+            flush=True,
         )
     return arms, courses, seconds
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from budwood.api import Array, BudwoodError
-from budwood_lcqa_selector.head_features import PLAIN, REASONED, STOP_PLAIN, STOP_REASONED, Pools, pools
+from budwood_lcqa_selector.head_features import PLAIN, REASONED, STOP_PLAIN, STOP_REASONED, Pools, Seen, pools
 from budwood_lcqa_selector.parsing import Selection
 from budwood_lcqa_selector.prompts import labels
 from budwood_lcqa_selector.records import PoolRow
@@ -48,11 +48,11 @@ class SelectorHead:
         """What each weight weighs."""
         return (*PLAIN, *(REASONED if rationale else ()), *STOP_PLAIN, *(STOP_REASONED if rationale else ()))
 
-    def _features(self, of: Pools, picked: Array) -> Array:
+    def _features(self, seen: Seen, picked: Array) -> Array:
         """(n, k) bool picks -> (n, k + 1, w) features of picking each passage, and of stopping."""
         n, k = picked.shape
-        passages = [of.plain, *([of.given(picked)] if self.rationale else [])]
-        stop = [np.ones(n), picked.sum(axis=1), *([of.covered(picked)] if self.rationale else [])]
+        passages = [seen.of.plain, *([seen.features()] if self.rationale else [])]
+        stop = [np.ones(n), picked.sum(axis=1), *([seen.covered_part()] if self.rationale else [])]
         found = np.zeros((n, k + 1, len(self.weights)))
         width = sum(part.shape[2] for part in passages)
         found[:, :k, :width] = np.concatenate(passages, axis=2)
@@ -62,11 +62,11 @@ class SelectorHead:
     def pick(self, of: Pools, rng: np.random.Generator | None = None) -> Picks:
         """Sampled picks, or the most likely ones without ``rng``."""
         n, k = of.real.shape
-        picked, going = np.zeros((n, k), dtype=bool), np.ones(n, dtype=bool)
+        seen, picked, going = Seen(of), np.zeros((n, k), dtype=bool), np.ones(n, dtype=bool)
         order: list[list[int]] = [[] for _ in range(n)]
         score = np.zeros((n, len(self.weights)))
         for _ in range(min(MOST, k)):
-            features = self._features(of, picked)
+            features = self._features(seen, picked)
             logits = features @ self.weights
             logits[:, :k] = np.where(of.real & ~picked, logits[:, :k], -np.inf)
             p = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -77,11 +77,13 @@ class SelectorHead:
             mean = np.einsum("nk,nkw->nw", p, features)
             score += np.where(going[:, None], features[np.arange(n), choice] - mean, 0)
             going &= choice < k
-            for i in np.flatnonzero(going):
-                picked[i, choice[i]] = True
-                order[i].append(int(choice[i]))
-            if not going.any():
+            more = np.flatnonzero(going)
+            if not len(more):
                 break
+            picked[more, choice[more]] = True
+            seen.add(more, choice[more])
+            for i in more:
+                order[i].append(int(choice[i]))
         return Picks([tuple(places) for places in order], score)
 
     def choose(self, row: PoolRow) -> Selection:

@@ -40,23 +40,33 @@ class Pools:
     def __getitem__(self, index: Array) -> Pools:
         return Pools(self.real[index], self.plain[index], self.has[index], self.names[index], self.shares[index])
 
-    def given(self, picked: Array) -> Array:
-        """(n, k) bool picks -> (n, k, 4) features in their light, see :data:`REASONED`; all 0 but the third for none."""
-        chosen = picked[:, :, None]
-        covered = np.where(chosen, self.has > 0, False).any(axis=1)  # (n, q)
-        return np.stack(
-            [
-                np.where(chosen, self.names, 0).max(axis=1),
-                np.where(picked[:, None, :], self.names, 0).max(axis=2),
-                (self.has * ~covered[:, None, :]).sum(axis=2),
-                np.where(chosen, self.shares, 0).max(axis=1),
-            ],
-            axis=2,
-        )
 
-    def covered(self, picked: Array) -> Array:
-        """(n, k) bool picks -> (n,) part of the question's words that they have."""
-        return np.where(picked[:, :, None], self.has, 0).max(axis=1).sum(axis=1)
+class Seen:
+    """What picks change, kept while they are made: (n, k) maxima over the picks of each pool, (n, q) words they have."""
+
+    def __init__(self, of: Pools) -> None:
+        n, k, q = of.has.shape
+        self.of = of
+        self.named, self.naming, self.shared = (np.zeros((n, k), dtype=np.float32) for _ in range(3))
+        self.covered = np.zeros((n, q), dtype=bool)
+        self.weights = of.has.max(axis=1)  # (n, q)
+
+    def add(self, pools_: Array, places: Array) -> None:
+        """In each of the (m,) pools, the passage at its place (m,) is picked."""
+        of = self.of
+        self.named[pools_] = np.maximum(self.named[pools_], of.names[pools_, places])
+        self.naming[pools_] = np.maximum(self.naming[pools_], of.names[pools_, :, places])
+        self.shared[pools_] = np.maximum(self.shared[pools_], of.shares[pools_, places])
+        self.covered[pools_] |= of.has[pools_, places] > 0
+
+    def features(self) -> Array:
+        """(n, k, 4), see :data:`REASONED`."""
+        still = np.einsum("nkq,nq->nk", self.of.has, ~self.covered)
+        return np.stack([self.named, self.naming, still, self.shared], axis=2)
+
+    def covered_part(self) -> Array:
+        """(n,) part of the question's words, by idf, that the picks have."""
+        return (self.weights * self.covered).sum(axis=1)
 
 
 def pools(rows: Sequence[PoolRow]) -> Pools:
