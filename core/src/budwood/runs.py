@@ -39,7 +39,7 @@ def run(
 
 
 def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress | None = None) -> Result:
-    """Continue a run from its newest intact checkpoint; a finished run needs more ``trainer.total_timesteps``."""
+    """Continue a run from its newest intact checkpoint; a finished run needs more ``trainer.total_timesteps`` (or ``total_steps``)."""
     folder = find_run(reference)
     if overrides and folder.study is not None:
         raise ConfigError(
@@ -124,13 +124,18 @@ def _left_out(damaged: Sequence[str]) -> list[str]:
     return [f"damaged checkpoint left out: {problem}" for problem in damaged]
 
 
+LENGTHS = ("total_timesteps", "total_steps")
+"""What an adapter may call the length of training: environment steps, or optimiser steps where there are none."""
+
+
 def _check_unfinished(folder: RunFolder, planned: Plan, trainer: Trainer, state: StateTree) -> None:
     if folder.status["status"] != "finished":
         return
     steps, budget = state["steps"], planned.data["budget"]
     env_steps = steps + state["evaluation_steps"]
+    length = next((key for key in planned.data["trainer"] if key in LENGTHS), LENGTHS[0])
     settings = [
-        *([f"trainer.total_timesteps={2 * trainer.total_steps}"] if steps >= trainer.total_steps else []),
+        *([f"trainer.{length}={2 * trainer.total_steps}"] if steps >= trainer.total_steps else []),
         *([f"budget={2 * env_steps}"] if budget is not None and env_steps >= budget else []),
     ]
     if settings:
