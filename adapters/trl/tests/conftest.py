@@ -7,6 +7,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny import model_folder, rows_file, trainer
+from tiny import model_folder, rows_file, trainer, words
 
-__all__ = ["model_folder", "rows_file", "trainer"]
+__all__ = ["model_folder", "rows_file", "trainer", "words"]

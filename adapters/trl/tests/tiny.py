@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from budwood import compose
+from budwood import compose, plugins
 from budwood.api import CompletionReward, Completions, Contributions, Run, hookimpl
 from budwood.plugins import Activation, Active, Installed
 from budwood_trl.config import DatasetConfig, TrainerConfig
@@ -184,3 +185,50 @@ CLOCK = ("step_time", "runtime", "per_second")
 def numbers(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What was logged, without what a clock decides."""
     return [{k: v for k, v in row.items() if not any(word in k for word in CLOCK)} for row in history]
+
+
+WORDS = """
+import os, signal
+from budwood.api import CompletionReward, RunCallback, hookimpl
+
+
+class Killed(RunCallback):
+    def on_update_end(self, control):
+        if os.environ.get("KILL_AT") == str(control.steps):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def vowels(batch):
+    return [float(sum(letter in "aeiou" for letter in text)) for text in batch.texts]
+
+
+def brief(batch):
+    return [-len(text) / 10 for text in batch.texts]
+
+
+class Plugin:
+    @hookimpl
+    def completion_rewards(self, run):
+        return [CompletionReward("vowels", vowels), CompletionReward("brief", brief, weight=0.5)]
+
+    @hookimpl
+    def callbacks(self, run):
+        return Killed()
+"""
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A distribution ``budwood-words`` beside the real ones, with two rewards; ``KILL_AT`` ends its process at that step."""
+    site = tmp_path / "site"
+    info = site / "budwood_words-1.0.dist-info"
+    info.mkdir(parents=True)
+    about = "Metadata-Version: 2.1\nName: budwood-words\nVersion: 1.0\nRequires-Dist: budwood>=0.1,<0.2\n"
+    (info / "METADATA").write_text(about)
+    (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\nwords = offered_words:Plugin\n")
+    (site / "offered_words.py").write_text(WORDS)
+    monkeypatch.syspath_prepend(str(site))
+    plugins._scan.cache_clear()
+    yield
+    sys.modules.pop("offered_words", None)
+    plugins._scan.cache_clear()

@@ -39,7 +39,7 @@ def run(
 
 
 def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress | None = None) -> Result:
-    """Continue a run from its newest intact checkpoint; a finished run needs more ``trainer.total_timesteps`` (or ``total_steps``)."""
+    """Continue a run from its newest intact checkpoint; a finished run needs a larger number of steps."""
     folder = find_run(reference)
     if overrides and folder.study is not None:
         raise ConfigError(

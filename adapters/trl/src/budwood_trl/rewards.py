@@ -89,30 +89,39 @@ class TermFunction:
 
     def __init__(self, item: Contributed[RewardTerm], board: Board) -> None:
         self.item, self.board = item, board
+        self._width = 0
         self.__name__ = f"{item.plugin}.{item.value.name}"
 
     def __call__(self, completions: Sequence[Any], **others: Any) -> Rewards:
-        batch = step_batch(self.board, len(completions))
-        term = self.item.value
-        with blamed(self.item, f"reward term {term.name}"):
-            values = batch.info(str(term.info_key)) if term.fn is None else np.asarray(term.fn(batch), dtype=np.float64)
-        rewards: Rewards = [float(value) for value in values]
+        count = len(completions)
+        self._width = self._width or count
+        rewards: Rewards = []
+        for first in range(0, count, self._width):
+            # A term may hold a state for each of so many environments: batches of an evaluation come in that width too.
+            rows = [min(row, count - 1) for row in range(first, first + self._width)]
+            rewards += self._values(step_batch(self.board, rows))[: count - first]
         checked(self.item, self.__name__, rewards, [text_of(completion) for completion in completions])
         return rewards
 
+    def _values(self, batch: StepBatch) -> Rewards:
+        term = self.item.value
+        with blamed(self.item, f"reward term {term.name}"):
+            values = batch.info(str(term.info_key)) if term.fn is None else np.asarray(term.fn(batch), dtype=np.float64)
+            return [float(value) for value in values]
 
-def step_batch(board: Board, count: int, first: int = 0) -> StepBatch:
-    """B completions as the only steps of B episodes; ``obs`` (B, 1) are their numbers, and there are no actions.
+
+def step_batch(board: Board, rows: Sequence[int], first: int = 0) -> StepBatch:
+    """These rows of ``board`` as the only steps of B episodes; ``obs`` (B, 1) are their numbers, and there are no actions.
 
     A reward that does not apply to a completion is NaN in its infos.
     """
-    batch = StepBatch()
-    batch.obs = batch.next_obs = np.arange(first, first + count, dtype=np.float64)[:, None]
+    batch, count = StepBatch(), len(rows)
+    batch.obs = batch.next_obs = first + np.array(rows, dtype=np.float64)[:, None]
     batch.actions, batch.rewards = np.zeros((count, 0)), np.zeros(count)
     batch.dones, batch.timeouts = np.ones(count, dtype=bool), np.zeros(count, dtype=bool)
     batch.infos = [
         {"env_index": first + row, **{name: math.nan if r[row] is None else r[row] for name, r in board.items()}}
-        for row in range(count)
+        for row in rows
     ]
     return batch
 

@@ -73,6 +73,8 @@ class TRLTrainer:
             events.start()
             return
         self.attach(events)
+        if getattr(self.native.args, "log_completions", False):
+            Path(self.native.args.output_dir, "completions").mkdir(parents=True, exist_ok=True)
         with suppress(StopTraining), self._resuming() as folder:
             self.native.train(resume_from_checkpoint=folder)
 
@@ -141,7 +143,7 @@ class TRLTrainer:
                 count = min(width, episodes - first)
                 returns += self._completed([dict(rows[(first + i) % len(rows)]) for i in range(count)])
                 if observer is not None:
-                    observer(step_batch(self.columns.board, count, first))
+                    observer(step_batch(self.columns.board, range(count), first))
         return Evaluation(np.array(returns), np.ones(episodes, dtype=np.int64), 0, seed)
 
     def _completed(self, inputs: list[dict[str, Any]]) -> list[float]:
@@ -223,6 +225,12 @@ def _build(run: Run, contributions: Contributions, config: TrainerConfig, family
     arguments: dict[str, Any] = {"args": native_config(family, config, run)}
     train, held_out = datasets_of(DatasetConfig.model_validate(run.config["dataset"]), family, contributions)
     arguments |= {"train_dataset": train, "eval_dataset": held_out}
+    if config.rewards and isinstance(train[0]["prompt"], str):
+        raise ConfigError(
+            f"{', '.join(config.rewards)} of TRL read conversations, and the prompts of the rows are text",
+            where="trainer.rewards",
+            do='Write prompts as [{"role": "user", "content": ...}]',
+        )
     columns = columns_of(contributions, config.rewards, family.trainer) if family.generates else None
     if columns is not None:
         arguments["reward_funcs"] = columns.functions
@@ -237,11 +245,13 @@ def _build(run: Run, contributions: Contributions, config: TrainerConfig, family
     model, arguments["processing_class"] = models.load(config.model, scores=scores)
     arguments["model"] = model if contributions.wrap_model is None else contributions.wrap_model(model)
     try:
-        with knowingly():
+        with knowingly(), tempfile.TemporaryDirectory(prefix="budwood-") as instead:
+            arguments["args"].output_dir = instead  # made by the constructor, before the run has its folder
             native = extended(family.load(), contributions)(**arguments)
     except (AssertionError, TypeError, ValueError, KeyError) as error:
         raise ConfigError(f"{family.trainer} refuses its arguments: {error}", where="trainer.args") from error
     native.remove_callback(transformers.PrinterCallback)
+    native.args.output_dir = str((run.folder or Path(tempfile.gettempdir())) / "trl")
     evaluation_seed = run.config.get("evaluation", {}).get("seed", 0)
     return TRLTrainer(
         native,
@@ -288,7 +298,7 @@ def native_config(family: Family, config: TrainerConfig, run: Run) -> Any:
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     defaults = {"gradient_checkpointing": not on_cpu, "logging_steps": 1}
     ours = {
-        "output_dir": str((run.folder or Path(tempfile.gettempdir())) / "trl"),
+        "output_dir": tempfile.gettempdir(),
         "max_steps": config.total_steps,
         "seed": run.seed,
         "use_cpu": on_cpu,
