@@ -66,7 +66,8 @@ class Seen:
 
     def covered_part(self) -> Array:
         """(n,) part of the question's words, by idf, that the picks have."""
-        return (self.weights * self.covered).sum(axis=1)
+        covered: Array = (self.weights * self.covered).sum(axis=1)
+        return covered
 
 
 def pools(rows: Sequence[PoolRow]) -> Pools:

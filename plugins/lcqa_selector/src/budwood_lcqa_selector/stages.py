@@ -56,7 +56,8 @@ class StageController:
         self.stages = tuple(stages)
         self.index = 0
         self.switches: list[Switch] = []
-        self._begin(0)
+        self.began, self.stale = 0, 0
+        self.best: float | None = None
 
     @property
     def stage(self) -> Stage:
@@ -89,15 +90,10 @@ class StageController:
 
     def _next(self, step: int, reason: Reason) -> Switch:
         self.index += 1
-        self._begin(step)
+        self.began, self.stale, self.best = step, 0, None
         switch = Switch(self.index, step, reason)
         self.switches.append(switch)
         return switch
-
-    def _begin(self, step: int) -> None:
-        self.began = step
-        self.best: float | None = None
-        self.stale = 0
 
     # ---- state -------------------------------------------------------------------------------------------------------
 

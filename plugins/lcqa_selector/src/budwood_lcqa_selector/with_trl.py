@@ -9,7 +9,7 @@ GRPOTrainer(
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class PickerReward:
 def _nowhere(name: str, value: float) -> None: ...
 
 
-class StageTrainerCallback(TrainerCallback):  # type: ignore[misc]
+class StageTrainerCallback(TrainerCallback):
     """Tells ``controller`` of steps and evaluations; its state is a file of every checkpoint, read when training resumes.
 
     Resuming from a folder that is not ``output_dir/checkpoint-STEP``: call ``controller.load(folder)`` before, and give
@@ -81,15 +81,8 @@ class StageTrainerCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.controller.stepped(state.global_step)
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Mapping[str, float],
-        **kwargs: Any,
-    ) -> None:
-        self.controller.measured(state.global_step, metrics, self.monitor)
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.controller.measured(state.global_step, kwargs["metrics"], self.monitor)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
