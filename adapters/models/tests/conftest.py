@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import getpass
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # for chat_server
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("BUDWOOD_CACHE", str(Path(tempfile.gettempdir()) / f"budwood-tests-{getpass.getuser()}"))

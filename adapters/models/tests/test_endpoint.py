@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from chat_server import answer, completion, drip, echo, hang_up, running, slowly
 
 from budwood_models import Endpoint, Generator, ModelError, Recorded, requests

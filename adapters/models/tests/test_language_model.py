@@ -145,7 +145,7 @@ def test_pickled_weights_are_refused(tiny, tmp_path):
     [
         ("./nowhere", ["./nowhere", "no such folder or file"]),
         ("someone/some-model", ["hf download someone/some-model", "HF_HUB_OFFLINE is set", "'smollm2'"]),
-        ("minilm", ["'minilm' is an encoder", "'smollm2'"]),
+        ("minilm", ["'minilm' is of the kind encoder", "'smollm2'"]),
     ],
 )
 def test_what_is_missing_is_said_with_how_to_get_it(name, says):

@@ -13,7 +13,7 @@ from typing import Any
 from budwood_models.cache import cache_folder, digest_file, made_once
 from budwood_models.errors import ModelError
 from budwood_models.gguf_tokenizer import build_tokenizer, read_metadata
-from budwood_models.language_model import check_complete
+from budwood_models.language_model import check_complete, quiet
 
 CONVERTER = 1
 """Raised whenever a conversion gives another result than before; folders of an older one are left alone."""
@@ -50,8 +50,9 @@ def convert(gguf: Path, into: Path) -> None:
     }
     model.config.update(ends)
     model.generation_config = GenerationConfig(**ends)
-    model.save_pretrained(into)
-    tokenizer.save_pretrained(into)
+    with quiet():
+        model.save_pretrained(into)
+        tokenizer.save_pretrained(into)
 
 
 def _weights(gguf: Path) -> Any:
@@ -59,9 +60,10 @@ def _weights(gguf: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
-        )
+        with quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
+            )
     except (ValueError, KeyError, NotImplementedError) as error:
         do = "Load the same model from its original folder or hub id instead"
         raise ModelError(f"transformers cannot read this GGUF file: {error}", where=str(gguf), do=do) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from budwood_models.errors import ModelError
-from budwood_models.packaged import PACKAGED, short_names
+from budwood_models.packaged import lookup, short_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -81,10 +81,7 @@ def resolve(name: str | Path, cache: Path | None = None) -> str:
     """The folder or hub id that transformers can read, converting a GGUF file if it must be."""
     from budwood_models.conversion import converted
 
-    packaged = PACKAGED.get(str(name))
-    if packaged is not None and packaged.kind != "language model":
-        do = f"Language models with a short name: {short_names('language model')}"
-        raise ModelError(f"{name!r} is an {packaged.kind}, no language model", do=do)
+    packaged = lookup(name, "language model")
     path = packaged.locate() if packaged is not None else Path(name).expanduser()
     if path.is_file():
         if path.suffix.lower() != ".gguf":
@@ -132,15 +129,17 @@ def reading(name: str, known: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars."""
+    """Without transformers' progress bars and tables of weights; what matters in those is checked here."""
     from transformers.utils import logging
 
-    was = logging.is_progress_bar_enabled()
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        if was:
+        logging.set_verbosity(level)
+        if bars:
             logging.enable_progress_bar()
 
 

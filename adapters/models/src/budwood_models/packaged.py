@@ -78,6 +78,15 @@ PACKAGED: Mapping[str, Packaged] = {
 }
 
 
+def lookup(name: str | Path, kind: Kind) -> Packaged | None:
+    """The packaged model of this short name, None if it is none; one of another kind is an error."""
+    packaged = PACKAGED.get(str(name))
+    if packaged is not None and packaged.kind != kind:
+        do = f"Short names of this kind: {short_names(kind)}"
+        raise ModelError(f"{packaged.name!r} is of the kind {packaged.kind}, not {kind}", do=do)
+    return packaged
+
+
 def short_names(kind: Kind) -> str:
     """The short names of one kind, for messages."""
     return ", ".join(repr(model.name) for model in PACKAGED.values() if model.kind == kind)
