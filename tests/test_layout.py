@@ -16,6 +16,8 @@ CORE = ROOT / "core"
 ADAPTERS = sorted(path.parent for path in ROOT.glob("adapters/*/pyproject.toml"))
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 MEMBERS = [CORE, *ADAPTERS, *PLUGINS]
+LIBRARIES = [ROOT / "adapters" / "models"]
+"""What several plugins share: it binds to no trainer, so it is no plugin, and brings a command only."""
 STUDIES = sorted(ROOT.glob("configs/studies/*.yaml"))
 CONFIGS = sorted(set(ROOT.glob("configs/*/*.yaml")) - set(STUDIES))
 
@@ -107,7 +109,9 @@ def test_member_is_complete(member):
 @pytest.mark.parametrize("member", [*ADAPTERS, *PLUGINS], ids=name_of)
 def test_member_is_a_plugin_like_any_other(member):
     facts = project(member)
-    assert member.name in facts["entry-points"]["budwood.plugins"], "the folder's name is the key in the YAML"
+    group = "budwood.commands" if member in LIBRARIES else "budwood.plugins"
+    assert member.name in facts["entry-points"][group], "the folder's name is the key in the YAML, or the command"
+    assert ("budwood.plugins" in facts["entry-points"]) == (member not in LIBRARIES)
     assert any(re.fullmatch(r"budwood>=[\d.]+,<[\d.]+", line) for line in facts["dependencies"])
 
 

@@ -173,6 +173,20 @@ def _plugins() -> Iterator[Finding]:
             yield Finding("error", "plugins", f"{name}: {error.what}" + (f" ({error.who})" * bool(error.who)), error.do)
         else:
             yield Finding("ok", "plugins", f"{name} ({item.who})")
+    for who, names in _commands().items():
+        yield Finding("ok", "commands", f"{', '.join(names)} ({who})")
+
+
+def _commands() -> dict[str, list[str]]:
+    """Commands of distributions that bring no plugin, by who brings them: libraries that plugins share."""
+    from budwood.plugins import COMMAND_GROUP, entry_points, installed
+
+    plugins = {item.distribution for item in installed()}
+    found: dict[str, list[str]] = {}
+    for item in entry_points(COMMAND_GROUP):
+        if item.distribution not in plugins:
+            found.setdefault(item.who, []).append(item.name)
+    return found
 
 
 def _packages() -> Iterator[Finding]:
@@ -261,9 +275,10 @@ def _tracker(folder: Path) -> Iterator[Finding]:
 
 
 def _ours() -> list[str]:
-    from budwood.plugins import installed
+    from budwood.plugins import COMMAND_GROUP, entry_points, installed
 
-    return list(dict.fromkeys(["budwood", *(item.distribution for item in installed())]))
+    items = (*installed(), *entry_points(COMMAND_GROUP))
+    return list(dict.fromkeys(["budwood", *(item.distribution for item in items)]))
 
 
 def _requirements(distribution: str) -> Iterator[tuple[Requirement, bool]]:

@@ -154,6 +154,9 @@ def load(item: Installed) -> click.Command:
 
 
 def _with_flags(command: click.Command) -> click.Command:
+    """``command``, and the commands of an ordinary group, with the flags that are understood everywhere."""
+    for part in getattr(command, "commands", {}).values():
+        _with_flags(part)
     taken = {option for param in command.params for option in param.opts}
     command.params += [flag for flag in FLAGS if not taken.intersection(flag.opts)]
     return command
