@@ -1,6 +1,7 @@
 """The framework's promise: with no plugin, and with plugins that change nothing, training is bare TRL.
 
-Three steps on CPU, then every parameter, bit for bit, and every logged number but the clock's.
+Three steps on CPU, then every parameter, bit for bit, and every logged number but the clock's. One step of a real model, which
+takes about four minutes and as many gigabytes:  pytest adapters/trl/tests/test_parity_trl.py -m slow
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def by_text(completions: list[str], **others: Any) -> list[float | None]:
 by_text.__name__ = "words.vowels"
 
 
-def bare(algo: str, args: dict[str, Any], model: Path, folder: Path, steps: int = 3) -> Any:
+def bare(algo: str, args: dict[str, Any], model: str | Path, folder: Path, steps: int = 3) -> Any:
     """What a person writes who has never heard of budwood."""
     family = FAMILIES[algo]
     transformers.set_seed(3)
@@ -188,3 +189,17 @@ def test_a_contribution_that_changes_something_is_seen_here(trainer: Any, model_
     theirs = bare("grpo", {}, model_folder, tmp_path)
     assert not same(parameters(made.native), parameters(theirs))
     assert torch.isfinite(torch.tensor([row["loss"] for row in made.native.state.log_history if "loss" in row])).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [name for name in CASES if name not in ("grpo accumulated", "reward", "kto")])
+def test_one_step_of_smollm2_is_the_bare_trainers(case: str, trainer: Any, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    algo, args = CASES[case]
+    made = trainer(algo, steps=1, model="smollm2", **args)
+    trained(made)
+    ours, history = parameters(made.native), numbers(made.native.state.log_history)
+    del made
+    theirs = bare(algo, args, "smollm2", tmp_path, steps=1)
+    assert history == numbers(theirs.state.log_history)
+    assert same(ours, parameters(theirs))

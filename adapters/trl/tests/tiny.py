@@ -116,11 +116,12 @@ def trainer(model_folder: Path, rows_file: Callable[..., Path], tmp_path: Path) 
         plugins: Mapping[str, object] | None = None,
         steps: int = 3,
         sections: Mapping[str, Any] | None = None,
+        model: str | Path = model_folder,
         **args: Any,
     ) -> TRLTrainer:
         given = plugins if plugins is not None else {"words": Vowels()} if FAMILIES[algo].generates else {}
         run, contributions = planned(
-            algo, given, steps, {"train": str(rows_file(algo))}, model_folder, tmp_path, sections, args
+            algo, given, steps, {"train": str(rows_file(algo))}, model, tmp_path, sections, args
         )
         return build(run, contributions)
 
@@ -132,7 +133,7 @@ def planned(
     plugins: Mapping[str, object],
     steps: int,
     dataset: Mapping[str, Any],
-    model: Path,
+    model: str | Path,
     folder: Path,
     sections: Mapping[str, Any] | None = None,
     args: Mapping[str, Any] | None = None,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from budwood.api import (
     BudwoodError,
@@ -29,25 +29,8 @@ from budwood.api import (
     StepBatch,
     Trainer,
 )
+from budwood.outlets import Recorder, Screen
 from budwood.rhythm import Due, Rhythm
-
-
-class Recorder(Protocol):
-    """Where numbers go: the journal of a run, or the trainer's own logger in a grafted script."""
-
-    def metrics(self, data: Mapping[str, float], step: int) -> None: ...
-
-    def flush(self) -> None: ...
-
-
-class Screen(Protocol):
-    """What a person sees meanwhile."""
-
-    def update(self, steps: int, metrics: Mapping[str, float]) -> None: ...
-
-    def phase(self, text: str) -> None: ...
-
-    def message(self, text: str) -> None: ...
 
 
 class Session:

@@ -6,17 +6,22 @@ import dataclasses
 from typing import Any
 
 from budwood.api import ConfigError
+from budwood_models.language_model import load_language_model, resolve
 from budwood_trl.families import unknown
 
 
 def load(name: str, *, scores: bool = False) -> tuple[Any, Any]:
     """(model, tokenizer) in float32 on the CPU, from where TRL moves it. ``scores``: with one number a text for a head."""
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    if not scores:
+        loaded = load_language_model(name)
+        return loaded.model, loaded.tokenizer
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    kind = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
-    more = {"num_labels": 1} if scores else {}
-    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
-    return kind.from_pretrained(name, dtype="float32", use_safetensors=True, **more), tokenizer
+    source = resolve(name)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(
+        source, num_labels=1, dtype="float32", use_safetensors=True
+    )
+    return model, AutoTokenizer.from_pretrained(source, padding_side="left")
 
 
 def lora(fields: dict[str, Any], *, scores: bool = False) -> Any:
