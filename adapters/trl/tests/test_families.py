@@ -49,7 +49,6 @@ def test_what_a_run_owns_are_fields_of_trl_and_the_classes_exist(algo: str) -> N
         "max_steps",
         "seed",
         "use_cpu",
-        "bf16",
         "report_to",
         "save_strategy",
         "disable_tqdm",
@@ -69,6 +68,10 @@ def trainer_config(**changes: Any) -> TrainerConfig:
         ({"args": {"max_steps": 4}}, "'max_steps' cannot be set here: write it beside algo, as trainer.total_steps"),
         ({"args": {"report_to": "wandb"}}, "'report_to' cannot be set here: metrics go to the journal and to MLflow"),
         ({"algo": "dpo", "args": {"num_generations": 4}}, "DPOConfig has no field 'num_generations'"),
+        (
+            {"args": {"fp16": True}},
+            "'fp16' cannot be set here: its loss scaler is no part of a checkpoint here: use bf16",
+        ),
         ({"algo": "sft", "rewards": {"think_format_reward": 1.0}}, "rewards are for grpo and rloo"),
         (
             {"rewards": {"think_reward": 1.0}},

@@ -141,6 +141,12 @@ def check_actions(algorithm: Algorithm, actions: Space[Any], env: str) -> None:
         )
 
 
+TEXT = dict.fromkeys(
+    ("completion_rewards", "completion_advantage", "rollout", "decoder", "build_dataset", "build_model"),
+    "Stable-Baselines3 acts in environments, and has no language model and no rows to train on",
+)
+
+
 def capabilities(algorithm: Algorithm) -> Capabilities:
     """What a run that builds this algorithm can bind, and for everything else the reason it cannot."""
     name = algorithm.attribute
@@ -154,7 +160,7 @@ def capabilities(algorithm: Algorithm) -> Capabilities:
         "callbacks": Seam("BaseCallback: start and end of a rollout, no event per step"),
         "evaluators": Seam("BaseCallback: between an update and the next rollout"),
     }
-    refused = {}
+    refused = dict(TEXT)
     if algorithm.on_policy:
         seams["advantage"] = Seam("TermRolloutBuffer.compute_returns_and_advantage")
     else:
@@ -192,5 +198,5 @@ def _ars() -> Capabilities:
         "evaluators": Seam("ARS._do_one_update, extended", "C"),
     }
     policy = "ARS perturbs the weights of a policy of its own, without log-probabilities or a critic"
-    refused = {"reward_terms": reward, "reward_combination": reward, "build_policy": policy}
+    refused = TEXT | {"reward_terms": reward, "reward_combination": reward, "build_policy": policy}
     return Capabilities("ARS", seams, refused | dict.fromkeys(("advantage", "loss_terms", "objective"), gradient))

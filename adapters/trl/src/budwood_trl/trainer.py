@@ -296,13 +296,12 @@ def native_config(family: Family, config: TrainerConfig, run: Run) -> Any:
     on_cpu = _on_cpu(run.device)
     precision = run.config.get("precision", "fp32")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    defaults = {"gradient_checkpointing": not on_cpu, "logging_steps": 1}
+    defaults = {"gradient_checkpointing": not on_cpu, "bf16": precision == "bf16", "logging_steps": 1}
     ours = {
         "output_dir": tempfile.gettempdir(),
         "max_steps": config.total_steps,
         "seed": run.seed,
         "use_cpu": on_cpu,
-        "bf16": precision == "bf16",
         "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": True,
