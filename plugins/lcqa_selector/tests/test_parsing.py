@@ -175,5 +175,5 @@ def test_a_megabyte_of_anything_is_malformed_in_linear_time(text, think):
         assert not parse(part, POOL, think=think).valid
         return time.process_time() - started
 
-    # A scan that is quadratic takes hours for a megabyte; two seconds is far from either.
-    assert seconds(text) < 2
+    # A quadratic scan takes hours for a megabyte; five seconds is far from either.
+    assert seconds(text) < 5
