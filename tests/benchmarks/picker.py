@@ -17,24 +17,7 @@ from budwood_lcqa_selector.scoring import PickerScore
 
 ANSWERS, REPEATS = 1_000, 15
 POOL = [f"p{i}" for i in range(1, 31)]
-WORDS = [
-    "the",
-    "passage",
-    "names",
-    "founder",
-    "of",
-    "company",
-    "and",
-    "gives",
-    "year",
-    "city",
-    "which",
-    "is",
-    "needed",
-    "not",
-    "for",
-    "answer",
-]
+WORDS = ["the", "passage", "names", "founder", "of", "company", "and", "gives", "year", "which", "is", "needed"]
 
 
 def answers(seed: int = 0) -> list[str]:
