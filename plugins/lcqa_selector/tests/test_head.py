@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from budwood.api import BudwoodError
 from budwood_lcqa_selector import ablation
 from budwood_lcqa_selector.head import SelectorHead, answer
 from budwood_lcqa_selector.head_features import Seen, pools
 from budwood_lcqa_selector.head_training import Data, Training, group_advantages, train
+from budwood_lcqa_selector.methods import Methods
 from budwood_lcqa_selector.parsing import parse
 from budwood_lcqa_selector.records import Passage, PoolRow
 from budwood_lcqa_selector.stages import PRECISION
@@ -110,3 +112,11 @@ def test_training_is_reproducible():
     for head in heads:
         train(head, Data(rows), Data(rows), Training(stages=(PRECISION,), steps=5, questions=4), seed=3)
     assert heads[0].weights.tolist() == heads[1].weights.tolist()
+
+
+def test_a_trained_head_is_evaluated_beside_the_baselines(tmp_path):
+    SelectorHead.fresh().save(tmp_path / "head.json")
+    select = Methods().make(f"head:{tmp_path / 'head.json'}")
+    assert set(select(fact_chain(0, pool=4)).ids) == {"p1", "p2", "p3", "p4"}
+    with pytest.raises(BudwoodError, match="no selector head"):
+        Methods().make(f"head:{tmp_path / 'none.json'}")

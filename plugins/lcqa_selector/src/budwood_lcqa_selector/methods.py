@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from budwood.api import BudwoodError
 from budwood_lcqa_selector import baselines
 from budwood_lcqa_selector.baselines import Ranker, Selector
+from budwood_lcqa_selector.head import SelectorHead
 from budwood_lcqa_selector.records import PoolRow
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ MAKERS: Mapping[str, Callable[[Methods, str], Selector]] = {
     "threshold": Methods.threshold,
     "mmr": lambda methods, k: baselines.mmr(_count(k), methods.encoder),
     "random": lambda methods, k: baselines.at_random(methods.seed, _count(k)),
+    "head": lambda _, file: SelectorHead.load(Path(file)).choose,
     "full": lambda _, argument: _plain(baselines.full, argument),
     "oracle": lambda _, argument: _plain(baselines.oracle, argument),
 }
@@ -100,6 +103,7 @@ USAGE = {
     "threshold": "threshold:SCORE, or threshold with --validation",
     "mmr": "mmr:K",
     "random": "random:K",
+    "head": "head:FILE",
     "full": "full",
     "oracle": "oracle",
 }
