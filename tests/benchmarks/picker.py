@@ -48,6 +48,8 @@ def main() -> None:
         "pool_tokens": [[100] * len(POOL)] * ANSWERS,
         "gold_sets": [json.dumps([["p3", "p7"], ["p3", "p9"]])] * ANSWERS,
         "stage": [i % 2 for i in range(ANSWERS)],
+        "pool_titles": [POOL] * ANSWERS,
+        "question": ["?"] * ANSWERS,
         "qid": ["q"] * ANSWERS,
     }
     batch = Completions([""] * ANSWERS, texts, [[]] * ANSWERS, columns, 0, lambda name, value: None)

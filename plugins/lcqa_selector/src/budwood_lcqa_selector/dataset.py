@@ -49,7 +49,8 @@ class StageRows:
     """The transform of the dataset: JSON rows -> the columns of a trainer.
 
     ``prompt`` conversation, ``gold_sets`` JSON of lists of labels, ``pool_ids`` labels, ``pool_tokens`` tokens of each,
-    ``qid``, ``stage`` index of the stage that the prompt was written for, ``role`` train or eval.
+    ``pool_titles`` and ``question`` to show to people, ``qid``, ``stage`` index of the stage that the prompt was written
+    for, ``role`` train or eval.
     """
 
     def __init__(self, controller: StageController, prompt: PickerPrompt, seed: int, role: str) -> None:
@@ -70,6 +71,8 @@ class StageRows:
             "gold_sets": json.dumps([shown.relabelled(gold) for gold in row.gold_sets]),
             "pool_ids": list(shown.labels),
             "pool_tokens": [passage.n_tokens for passage in shown.passages],
+            "pool_titles": [passage.title or " ".join(passage.text.split(None, 5)[:5]) for passage in shown.passages],
+            "question": row.question,
             "qid": row.qid,
             "stage": index,
             "role": self.role,

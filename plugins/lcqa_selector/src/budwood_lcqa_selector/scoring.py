@@ -22,7 +22,7 @@ SAMPLES = 8
 class PickerScore:
     """``CompletionReward.fn``: B answers -> B rewards, None for a row without evidence to compare with.
 
-    Reads the columns ``pool_ids``, ``pool_tokens``, ``gold_sets`` and ``stage``; logs the parts of the reward.
+    Reads the columns of :class:`.dataset.StageRows`; logs the parts of the reward, and keeps samples of evaluation rows.
     """
 
     stages: Sequence[Stage] = TWO_STAGES
@@ -67,16 +67,25 @@ class PickerScore:
 
     def _sample(self, row: Mapping[str, Any], selection: Selection, gold_sets: list[list[str]], kept: float) -> None:
         qid = row["qid"]
-        if row.get("role") == "eval" and (qid in self.samples or len(self.samples) < SAMPLES):
-            self.samples[qid] = {
-                "question": qid,
-                "stage": self.stages[row["stage"]].name,
-                "chosen": " ".join(selection.ids) if selection.valid else f"({selection.error})",
-                "evidence": " ".join(gold_sets[0]) if gold_sets else "",
-                "passages": len(row["pool_ids"]),
-                "tokens kept": f"{100 * kept:.0f} %",
-                "rationale": selection.rationale[:200],
-            }
+        if row.get("role") != "eval" or (qid not in self.samples and len(self.samples) == SAMPLES):
+            return
+        titles = dict(zip(row["pool_ids"], row["pool_titles"], strict=True))
+        self.samples[qid] = {
+            "question": row["question"],
+            "stage": self.stages[row["stage"]].name,
+            "chosen": _listed(selection.ids, titles) if selection.valid else f"malformed: {selection.error}",
+            "evidence": _listed(gold_sets[0], titles) if gold_sets else "unknown",
+            "tokens kept": f"{100 * kept:.0f} %",
+            "rationale": _short(selection.rationale, 200),
+        }
+
+
+def _listed(ids: Sequence[str], titles: Mapping[str, str]) -> str:
+    return "; ".join(f"{name} {_short(titles[name], 40)}" for name in sorted(ids, key=list(titles).index)) or "none"
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _mean(values: Sequence[float]) -> float:
