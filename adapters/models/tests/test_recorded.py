@@ -94,6 +94,19 @@ def test_a_crash_costs_what_was_under_way(tmp_path):
     assert len(rest.asked) == 2
 
 
+def test_a_generator_that_does_not_stream(tmp_path):
+    class Whole:
+        identity = {"model": "whole"}  # noqa: RUF012
+
+        def generate(self, prompts, **options):
+            return Counting().generate(prompts, **options)
+
+    with Recorded(Whole(), tmp_path / "r") as recorded:
+        assert isinstance(recorded, Generator)
+        assert [reply.text for reply in recorded.generate([ask("a"), ask("b")], max_tokens=4)] == ["a/0/0", "b/0/0"]
+        assert len(recorded) == 2
+
+
 def test_replaying_asks_nobody_and_names_what_is_missing(tmp_path):
     inner = Counting()
     with Recorded(inner, tmp_path / "r") as recorded:

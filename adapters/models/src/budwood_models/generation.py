@@ -43,10 +43,15 @@ class Generator(Protocol):
         """One reply a conversation, in order. Temperature 0 takes the likeliest token; else ``seed`` decides."""
         ...
 
+
+@runtime_checkable
+class Streaming(Generator, Protocol):
+    """A generator that gives replies as they are ready; all of ours do."""
+
     def stream(
         self, prompts: Sequence[Conversation], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> Iterator[tuple[int, Reply]]:
-        """The same as (index, reply) in the order in which they are ready, so that each can be kept at once."""
+        """(index, reply) in the order in which they are ready, so that each can be kept at once."""
         ...
 
 

@@ -17,7 +17,17 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from budwood_models.errors import ModelError
-from budwood_models.generation import Conversation, Generator, Reply, canonical, check, copies, in_order, shown
+from budwood_models.generation import (
+    Conversation,
+    Generator,
+    Reply,
+    Streaming,
+    canonical,
+    check,
+    copies,
+    in_order,
+    shown,
+)
 
 BUSY_SECONDS = 30.0
 TABLE = """
@@ -31,8 +41,8 @@ Mode = Literal["fill", "replay"]
 
 
 class Recorded:
-    """A generator in front of another one. ``fill`` asks ``inner`` for what is not on disk and keeps each reply as it comes;
-    ``replay`` asks nobody and raises.
+    """A generator in front of another one. ``fill`` asks ``inner`` for what is not on disk and keeps each reply as it comes
+    (all at once from a generator that does not stream); ``replay`` asks nobody and raises.
 
     ``inner`` may be a bare identity, for replaying without the model. Several processes may share ``path``, on a local disk.
     """
@@ -90,12 +100,21 @@ class Recorded:
                 do="Record them with mode='fill'; another model or parameter is another reply",
             )
         asked = self._to_ask(prompts, keys, missing)
-        new = self.inner.stream([prompts[i] for i in asked], max_tokens=max_tokens, temperature=temperature, seed=seed)
-        for position, reply in new:
+        options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        for position, reply in self._ask(self.inner, [prompts[i] for i in asked], options):
             i = asked[position]
             if keys[i] in missing:
                 self._write(keys[i], prompts[i], parameters[i], reply)
                 yield from ((j, reply) for j in missing[keys[i]])
+
+    def _ask(
+        self, inner: Generator, prompts: list[Conversation], options: dict[str, Any]
+    ) -> Iterator[tuple[int, Reply]]:
+        return (
+            inner.stream(prompts, **options)
+            if isinstance(inner, Streaming)
+            else enumerate(inner.generate(prompts, **options))
+        )
 
     def _to_ask(self, prompts: Sequence[Conversation], keys: list[str], missing: Mapping[str, list[int]]) -> list[int]:
         """One index a missing key, and with it every copy of its conversation: the number of copies decides their samples."""
