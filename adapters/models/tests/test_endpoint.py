@@ -55,6 +55,18 @@ def test_order_is_that_of_the_prompts_and_concurrency_is_bounded(server):
     assert server.most == 3
 
 
+def test_a_failure_loses_no_reply_that_was_under_way(server, tmp_path):
+    server.script = [answer(b"", 400), slowly(0.3), slowly(0.3)]
+    prompts = [ask(str(i)) for i in range(9)]
+    with Recorded(endpoint(server, concurrency=3), tmp_path / "r") as recorded:
+        with pytest.raises(ModelError, match="400"):
+            recorded.generate(prompts, max_tokens=5)
+        assert len(server.bodies) == 3, "nothing new is asked after a failure"
+        assert len(recorded) == 2
+        assert len(recorded.generate(prompts, max_tokens=5)) == 9
+    assert len(server.bodies) == 10
+
+
 def test_replies_are_given_as_they_come(server):
     server.script = [slowly(0.5)]
     ready = [i for i, _ in endpoint(server, concurrency=2).stream([ask(str(i)) for i in range(4)], max_tokens=5)]

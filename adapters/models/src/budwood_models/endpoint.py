@@ -73,7 +73,7 @@ class Endpoint:
     def generate(
         self, prompts: Sequence[Conversation], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> list[Reply]:
-        """One reply a conversation, in order. The first one that cannot be had is raised; replies under way are dropped."""
+        """One reply a conversation, in order. The first that cannot be had is raised, once requests under way have ended."""
         return in_order(self.stream(prompts, max_tokens=max_tokens, temperature=temperature, seed=seed), len(prompts))
 
     def stream(
@@ -85,18 +85,26 @@ class Endpoint:
         waiting = iter(list(enumerate(zip(prompts, copies(prompts), strict=True))))
         pool = ThreadPoolExecutor(self.concurrency, "budwood-endpoint")
         running: dict[Future[Reply], int] = {}
+        failure: ModelError | None = None
         try:
             while True:
-                while len(running) < self.concurrency and (item := next(waiting, None)) is not None:
+                while failure is None and len(running) < self.concurrency and (item := next(waiting, None)) is not None:
                     index, (prompt, copy) = item
                     body = {**fixed, "seed": seed + copy, "messages": [dict(message) for message in prompt]}
                     body = {name: value for name, value in {**body, **self.parameters}.items() if value is not None}
                     running[pool.submit(self._ask, index, body, max_tokens)] = index
                 if not running:
-                    return
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield running.pop(future), future.result()
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    index = running.pop(future)
+                    try:
+                        reply = future.result()
+                    except ModelError as error:
+                        failure = failure or error
+                    else:
+                        yield index, reply
+            if failure is not None:
+                raise failure
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
