@@ -12,13 +12,15 @@ from budwood_lcqa_selector.asking import Asker
 from budwood_lcqa_selector.baselines import Chosen, largest_gap
 from budwood_lcqa_selector.evaluation import score
 from budwood_lcqa_selector.judges import Contains, Judge, Verdict
-from budwood_lcqa_selector.methods import MAKERS, USAGE, Methods
+from budwood_lcqa_selector.methods import MAKERS, USAGE, Methods, Remembering
 from budwood_lcqa_selector.metrics import Scored, estimate, evidence, summarise
 from budwood_lcqa_selector.records import Passage, PoolRow
 from budwood_lcqa_selector.worlds import SymbolicGenerator, fact_chain
 
 
 class Letters:
+    dimension = 3
+
     def encode(self, texts, batch_size=32):
         counts = np.array([[text.count(letter) for letter in "abc"] for text in texts], dtype=np.float32)
         return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9)
@@ -101,6 +103,20 @@ def test_methods_by_name():
             methods.make(wrong)
     with pytest.raises(BudwoodError, match="tuned on the rows of --validation"):
         Methods().make("threshold")
+
+
+def test_no_text_is_encoded_twice():
+    asked = []
+
+    class Counting(Letters):
+        def encode(self, texts, batch_size=32):
+            asked.extend(texts)
+            return super().encode(texts)
+
+    encoder = Remembering(Counting())
+    for texts in (["a", "ab", "a"], ["ab", "c"], ["c"]):
+        assert encoder.encode(texts).tolist() == Letters().encode(texts).tolist()
+    assert asked == ["a", "ab", "c"]
 
 
 # ---- metrics ---------------------------------------------------------------------------------------------------------

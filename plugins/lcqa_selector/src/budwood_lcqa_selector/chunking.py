@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Span = tuple[int, int]
 Chunker = Callable[[str], list[Span]]
 
-MINILM_THRESHOLD = 0.30
+MINILM_THRESHOLD = 0.20
 """Where neighbouring sentences part for all-MiniLM-L6-v2; how it was found: docs/methods/lcqa_selector/mining.md. The
 paper's 0.75 belongs to text-embedding-ada-002, whose cosines sit high; a threshold holds for one encoder."""
 

@@ -6,16 +6,37 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from budwood.api import BudwoodError
 from budwood_lcqa_selector import baselines
 from budwood_lcqa_selector.baselines import Ranker, Selector
 from budwood_lcqa_selector.head import SelectorHead
 from budwood_lcqa_selector.records import PoolRow
+from budwood_lcqa_selector.retrieval import Array
 
 if TYPE_CHECKING:
     from budwood_models import Encoder, Reranker
+
+
+class Remembering:
+    """An encoder that encodes no text twice: several methods look at the same passages. Keeps d floats a text."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder, self.dimension = encoder, encoder.dimension
+        self._known: dict[str, Array] = {}
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return self._encoder.identity
+
+    def encode(self, texts: Sequence[str], batch_size: int = 32) -> Array:
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._known.update(zip(new, self._encoder.encode(new, batch_size), strict=True))
+        return np.stack([self._known[text] for text in texts])
 
 
 @dataclass
@@ -32,7 +53,7 @@ class Methods:
     def encoder(self) -> Encoder:
         from budwood_models import load_encoder
 
-        return load_encoder(self.encoder_name)
+        return Remembering(load_encoder(self.encoder_name))
 
     @cached_property
     def reranker(self) -> Reranker:
