@@ -80,7 +80,10 @@ class OwnFunction:
         self.__name__ = column
 
     def __call__(self, **given: Any) -> Rewards:
-        self.board[self.name] = self.function(**given)
+        try:
+            self.board[self.name] = self.function(**given)
+        except ImportError as error:
+            raise ConfigError(f"{self.name} needs a package: {error}", where="trainer.rewards") from error
         return self.board[self.name]
 
 
