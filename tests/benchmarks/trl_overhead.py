@@ -36,8 +36,9 @@ from budwood.progress import silent
 from budwood.rhythm import Rhythm
 from budwood.session import Session
 from budwood_models import load_language_model
+from budwood_trl.building import build
 from budwood_trl.data import read
-from budwood_trl.trainer import TRLTrainer, build
+from budwood_trl.trainer import TRLTrainer
 
 ARGS: dict[str, Any] = {"per_device_train_batch_size": 16, "num_generations": 4, "max_completion_length": 16}
 BOUNDS = {"null": 1.01, "none": 1.01, "reward": 1.02}

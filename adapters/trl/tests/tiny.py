@@ -17,10 +17,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from budwood import compose, plugins
 from budwood.api import CompletionReward, Completions, Contributions, Run, hookimpl
 from budwood.plugins import Activation, Active, Installed
+from budwood_trl.building import build
 from budwood_trl.config import DatasetConfig, TrainerConfig
 from budwood_trl.families import FAMILIES, capabilities
 from budwood_trl.plugin import TRL
-from budwood_trl.trainer import TRLTrainer, build
+from budwood_trl.trainer import TRLTrainer
 
 torch.set_num_threads(1)
 

@@ -16,10 +16,11 @@ from transformers import Trainer as Loop
 from budwood.api import BindingError, Capabilities, Contributions, Graft, TermColumn
 from budwood_trl import families
 from budwood_trl.bridge import StopTraining
+from budwood_trl.building import extended
 from budwood_trl.completions import knowingly, rollout_func
 from budwood_trl.families import Family
 from budwood_trl.rewards import Columns, columns_of
-from budwood_trl.trainer import TRLTrainer, extended
+from budwood_trl.trainer import TRLTrainer
 
 GRAFTABLE = frozenset(("callbacks", "evaluators"))
 """What needs nothing of a constructor."""

@@ -33,7 +33,7 @@ class TRL:
 
     @hookimpl
     def build_trainer(self, run: Run, contributions: Contributions) -> Trainer:
-        from budwood_trl.trainer import build
+        from budwood_trl.building import build
 
         return build(run, contributions)
 

@@ -46,7 +46,7 @@ def trainer_state(native: Any, logged: bool) -> StateTree:
 
 
 def restore(native: Any, state: StateTree) -> None:
-    """Everything that ``train`` does not make anew, before it is called. -> what cannot continue exactly.
+    """Everything that ``train`` does not make anew, before it is called.
 
     :raises CheckpointError: the state belongs to another model.
     """
