@@ -150,6 +150,14 @@ def test_retry_after_as_a_date_and_as_nonsense():
     assert [requests.retry_after(text, 0.0) for text in (None, "", "soon", "nan", "inf", "-3")] == [*[None] * 5, 0.0]
 
 
+def test_bytes_now_and_then_do_not_lengthen_an_attempt(server):
+    server.script = [drip]
+    begun = time.monotonic()
+    with pytest.raises(ModelError, match=r"no answer within 0\.4 s"):
+        endpoint(server, timeout=0.4, retries=0).generate([ask("hi")], max_tokens=5)
+    assert time.monotonic() - begun < 1.5  # the server drips for 2 s
+
+
 def test_the_deadline_ends_waiting(server):
     server.script = [answer(b"", 503, retry_after="60")] * 3
     begun = time.monotonic()

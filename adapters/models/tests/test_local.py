@@ -70,6 +70,12 @@ def test_copies_are_sampled_apart_and_again_alike(tiny):
     assert replies[:2] == generator.generate([ask("hello")] * 2, max_tokens=10, temperature=1.0)
 
 
+def test_every_conversation_and_every_copy_has_noise_of_its_own():
+    seeds = {row_seed(seed, ids, copy) for seed in (0, 1) for ids in ([1, 2], [12], [1, 2, 3]) for copy in (0, 1)}
+    assert len(seeds) == 12
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
 def test_a_prompt_that_does_not_fit_is_named(tiny):
     with pytest.raises(ModelError) as caught:
         LocalGenerator(tiny).generate([ask("hi"), ask("long " * 30)], max_tokens=4)
