@@ -25,6 +25,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"gradient_accumulation_steps": 2, "beta": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 2},
         {},
     ),
+    "grpo epochs": ("grpo", {"per_device_train_batch_size": 16}, {}),  # four steps an epoch
     "rloo": ("rloo", {"steps_per_generation": 2}, {}),
     "dpo": ("dpo", {}, {}),
     "sft": ("sft", {"gradient_accumulation_steps": 2, "logging_steps": 2}, {}),
