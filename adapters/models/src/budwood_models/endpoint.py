@@ -83,6 +83,7 @@ class Endpoint:
         check(prompts)
         fixed = {"model": self.model, "max_tokens": max_tokens, "temperature": temperature}
         waiting = iter(list(enumerate(zip(prompts, copies(prompts), strict=True))))
+        client = self._client  # made before the threads, which would race for it, and before any clock runs
         pool = ThreadPoolExecutor(self.concurrency, "budwood-endpoint")
         running: dict[Future[Reply], int] = {}
         failure: ModelError | None = None
@@ -92,7 +93,7 @@ class Endpoint:
                     index, (prompt, copy) = item
                     body = {**fixed, "seed": seed + copy, "messages": [dict(message) for message in prompt]}
                     body = {name: value for name, value in {**body, **self.parameters}.items() if value is not None}
-                    running[pool.submit(self._ask, index, body, max_tokens)] = index
+                    running[pool.submit(self._ask, client, index, body, max_tokens)] = index
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -108,7 +109,7 @@ class Endpoint:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, index: int, body: dict[str, Any], max_tokens: int) -> Reply:
+    def _ask(self, client: httpx.Client, index: int, body: dict[str, Any], max_tokens: int) -> Reply:
         """One reply, with retries; every failure names the prompt and the endpoint."""
         who = f"prompt {index} ({shown(body['messages'])})"
         key = self._key()
@@ -117,7 +118,7 @@ class Endpoint:
             try:
                 for attempt in attempts(self.retries, self.deadline):
                     with attempt:
-                        reply = interpret(self._post(body, key, until), key, self.key_env)
+                        reply = interpret(self._post(client, body, key, until), key, self.key_env)
             except Refused as failure:
                 tried = f" (attempts: {attempt.retry_state.attempt_number})" if isinstance(failure, Transient) else ""
                 what = f"{who} got no reply from {self.model}{tried}: {failure.what}"
@@ -125,7 +126,7 @@ class Endpoint:
             spend(reply.prompt_tokens + reply.completion_tokens)
         return reply
 
-    def _post(self, body: dict[str, Any], key: str | None, until: float) -> Answer:
+    def _post(self, client: httpx.Client, body: dict[str, Any], key: str | None, until: float) -> Answer:
         """One attempt; a server that sends a byte now and then is no reason to wait longer."""
         import httpx
 
@@ -135,9 +136,7 @@ class Endpoint:
         late = Transient(f"no answer within {seconds:.3g} s", "Raise timeout, or ask for fewer tokens")
         received = bytearray()
         try:
-            with self._client.stream(
-                "POST", "chat/completions", json=body, headers=headers, timeout=seconds
-            ) as response:
+            with client.stream("POST", "chat/completions", json=body, headers=headers, timeout=seconds) as response:
                 for chunk in response.iter_bytes():
                     received += chunk
                     if time.monotonic() > end:
