@@ -188,6 +188,18 @@ def test_a_run_that_logged_nothing_has_a_page(tmp_path: Path) -> None:
     assert "Learning curve" not in words
 
 
+def test_a_run_without_episodes_shows_what_it_is_trained_on(tmp_path: Path) -> None:
+    numbers = {
+        "train/loss": ([1, 2, 3], [2.0, 1.5, 1.0]),
+        "eval/loss": ([3], [1.2]),
+        "train/reward": ([1, 2], [0.0, 1.0]),
+    }
+    text = " ".join(Page(written(tmp_path, history=numbers, evaluations=[], sections=[]).read_text()).text)
+    assert "Learning curve" in text
+    for word in ("steps", "training", "evaluation", "loss", "reward"):
+        assert word in text
+
+
 def test_few_episodes_get_no_interval(tmp_path: Path) -> None:
     evaluation = Evaluation(np.array([1.0, 3.0]), np.array([1, 1]), 2, 0)
     words = " ".join(Page(written(tmp_path, evaluations=[(10, evaluation)]).read_text()).text)

@@ -22,6 +22,7 @@ EVALUATED_RETURN = "eval/return_mean"
 
 SHOWN = (
     ("return", TRAINING_RETURN),
+    ("reward", ("train/reward",)),
     ("evaluated", (EVALUATED_RETURN,)),
     ("loss", ("train/loss", "loss")),
 )

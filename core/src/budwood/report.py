@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from budwood.api import Contributed, Evaluation, History, ReportSection
+from budwood.api import Contributed, Evaluation, Figure, History, ReportSection, Series
 from budwood.charts import Charts, sparkline
 from budwood.compose import KINDS, Binding
 from budwood.folder import write_atomically
@@ -19,6 +19,8 @@ from budwood.yaml_io import dump
 
 FILE = "report.html"
 RESAMPLES = 2_000
+NUMBERS = {name: {"training": f"train/{name}", "evaluation": f"eval/{name}"} for name in ("reward", "loss")}
+"""What stands for returns where there are none: figure -> line -> metric."""
 FEW = 5
 """Fewer episodes than this get no interval: a bootstrap of them says little."""
 
@@ -106,12 +108,25 @@ def _summary(
 def _learning(charts: Charts, history: History, evaluations: Sequence[tuple[int, Evaluation]]) -> str:
     training = next((history[key] for key in TRAINING_RETURN if key in history), None)
     if training is None and not evaluations:
-        return ""
+        return _numbers(charts, history)
     chart = charts.learning_curve(training, [(step, item.returns) for step, item in evaluations])
     said = [] if training is None else ["training return: a running mean over episodes with exploration"]
     if evaluations:
         said.append("evaluation: deterministic actions, the band is mean ± 1.96 standard errors over episodes")
     return block("Learning curve", f"<figure>{chart}<figcaption>{'; '.join(said)}.</figcaption></figure>")
+
+
+def _numbers(charts: Charts, history: History) -> str:
+    """In a run without episodes: what it was trained on and evaluated by."""
+    drawn = []
+    for name, keys in NUMBERS.items():
+        there = [(label, *history[key]) for label, key in keys.items() if key in history]
+        series = [
+            Series(label, steps, values, "line" if len(steps) > 1 else "points") for label, steps, values in there
+        ]
+        if series:
+            drawn.append(f"<figure>{charts.figure(Figure(name, 'steps', name, series))}</figure>")
+    return block("Learning curve", f'<div class="figures">{"".join(drawn)}</div>') if drawn else ""
 
 
 def _section(charts: Charts, item: Contributed[ReportSection]) -> str:
