@@ -55,3 +55,29 @@ def test_what_the_page_claims_of_pools_of_ten():
         if row["arm"] == "full, as printed" and row["stage"] == "0" and row["step"] == "150"
     ]
     assert 4.4 < sum(last_of_recall) / len(last_of_recall) < 4.6
+
+
+def test_what_the_page_claims_of_pools_of_thirty():
+    f1 = {row["arm"]: float(row["evidence_f1"]) for row in rows("ablation_pool30")}
+    assert f1["full, as printed"] > f1["full"] + 0.2
+    assert f1["no first stage"] > f1["full"] + 0.1
+    assert abs(f1["no first stage, as printed"] - f1["full, as printed"]) < 0.02
+    early = [row for row in rows("courses_pool30") if row["step"] == "10"]
+
+    def mean(arm: str, what: str) -> float:
+        values = [float(row[what]) for row in early if row["arm"] == arm]
+        return sum(values) / len(values)
+
+    assert mean("full", "size") == pytest.approx(9.7, abs=0.05)
+    assert mean("full", "groups_without_spread") == pytest.approx(0.9, abs=0.05)
+    assert mean("full, as printed", "size") == pytest.approx(3.8, abs=0.05)
+
+
+def test_what_the_page_claims_of_hotpotqa():
+    found = {row["arm"]: row for row in rows("hotpotqa")}
+    head, equal = found["head"], found["BM25 at the tokens of: head"]
+    assert float(head["evidence_f1"]) > float(equal["evidence_f1"]) + 0.05
+    assert float(head["covered"]) > float(equal["covered"]) + 0.1
+    blind = found["head, no rationale"]
+    assert float(blind["evidence_f1"]) <= float(found["BM25 at the tokens of: head, no rationale"]["evidence_f1"])
+    assert (head["seeds"], head["questions"]) == ("5", "100")

@@ -39,6 +39,7 @@ VARIANTS = {
     "no redundancy term": Variant(replace(FULL, mode="none")),
     "no first stage": Variant(replace(FULL, stages=(PRECISION,))),
     "full, as printed": Variant(replace(FULL, mode="paper")),
+    "no first stage, as printed": Variant(replace(FULL, mode="paper", stages=(PRECISION,))),
 }
 MEASURES = ("evidence_recall", "evidence_precision", "evidence_f1", "exact_set", "size", "kept", "answered")
 
