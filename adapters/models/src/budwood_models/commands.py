@@ -47,9 +47,10 @@ def list_models() -> list[dict[str, str]]:
       budwood models list --json
     """
     rows = [*_packaged(), *_converted(), *_from_the_hub()]
-    width = max(len(row.name) for row in rows)
+    width = max(map(len, PACKAGED))
     for row in rows:
-        click.echo(f"{row.name.ljust(width)}  {row.state:9}  {row.kind:14}  {row.what}")
+        name = row.name.ljust(width) if len(row.name) <= width else f"{row.name}\n{' ' * width}"
+        click.echo(f"{name}  {row.state:9}  {row.kind:14}  {row.what}")
         for line in filter(None, (row.where, f"-> {row.do}" if row.do else "")):
             click.echo(f"{' ' * width}  {line}")
     click.echo(f"\nconverted models are kept in {cache_folder() / 'models'}; BUDWOOD_CACHE chooses another folder")
