@@ -52,6 +52,13 @@ def test_distractors_share_entities_and_relations():
     assert len(set(texts)) == len(texts)
 
 
+def test_no_distractor_adds_another_answer():
+    for seed in range(200):
+        row = fact_chain(seed, hops=1 + seed % 4, pool=12)
+        (reply,) = SymbolicGenerator().generate([answer_prompt(row.question, row.passages)], max_tokens=8)
+        assert (reply.text,) == row.answers
+
+
 def test_gold_stands_in_front_if_asked():
     def mean_place(front):
         rows = [fact_chain(seed, hops=2, pool=50, front=front) for seed in range(100)]
