@@ -205,6 +205,12 @@ def test_unknown_formats_and_files(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(DataError, match="no JSON"):
         list(load(tmp_path / "x.json", "hotpotqa"))
+    (tmp_path / "x.json").write_text('[{}, {"_id": "\\ud83d"}]')
+    with pytest.raises(DataError, match="line 1: this record is not of the expected format"):
+        list(load(tmp_path / "x.json", "hotpotqa"))
+    (tmp_path / "x.json").write_text('[{"_id": "\\ud83d"}]')
+    with pytest.raises(DataError, match="line 1: it has half a character"):
+        list(load(tmp_path / "x.json", "hotpotqa"))
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(DataError, match="a list of records was expected"):
         list(load(tmp_path / "x.json", "hotpotqa"))

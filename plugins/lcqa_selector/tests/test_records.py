@@ -47,6 +47,7 @@ def test_chosen_passages_come_in_pool_order():
         ('{"qid": "x", "question": "?"', "no JSON"),
         ("[" * 100_000, "no JSON"),
         ("\udcff", "no JSON"),
+        ('{"qid": "\\ud83d", "question": "?", "answers": [], "passages": []}', "half a character"),
         ('{"qid": 7, "question": "?", "answers": [], "passages": []}', "qid: Input should be a valid string"),
         ('{"qid": "x", "question": "?", "passages": []}', "answers: Field required"),
         ('{"qid": "x", "question": "?", "answers": [], "passages": [{"id": "a"}]}', "passages.0.text: Field required"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from budwood_lcqa_selector.judges import Answered, Judge
 from budwood_lcqa_selector.records import PoolRow
 
 if TYPE_CHECKING:
-    from budwood_models import Generator, Reply
+    from budwood_models import Conversation, Generator, Reply
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,20 @@ class Asker:
         ]
         found: dict[bytes, Stored] = {}
         ready: list[tuple[int, Reply]] = []
-        for item in self.generator.stream(
-            prompts, max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed + repeat
-        ):
+        for item in self._replies(prompts, self.seed + repeat):
             ready.append(item)
             if self.judge.instant or len(ready) == len(prompts):
                 seconds = (time.perf_counter() - began) / len(ready)
                 found |= self._judged([(keys[i], subjects[i], reply) for i, reply in ready], seconds)
                 ready, began = [], time.perf_counter()
         return found
+
+    def _replies(self, prompts: Sequence[Conversation], seed: int) -> Iterable[tuple[int, Reply]]:
+        """(index, reply) as they are ready, from generators that can tell."""
+        options: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": seed}
+        if stream := getattr(self.generator, "stream", None):
+            return stream(prompts, **options)  # type: ignore[no-any-return]
+        return enumerate(self.generator.generate(prompts, **options))
 
     def _judged(self, ready: Sequence[tuple[bytes, Subject, Reply]], seconds: float) -> dict[bytes, Stored]:
         """Verdicts on replies that took ``seconds`` each, stored where there is one."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from budwood_lcqa_selector.records import DataError, Passage, PoolRow, bad_line, read_jsonl, row_of
+from budwood_lcqa_selector.records import DataError, Passage, PoolRow, bad_line, check_text, read_jsonl, row_of
 from budwood_lcqa_selector.retrieval import BM25, top
 
 Raw = Mapping[str, Any]
@@ -37,6 +37,7 @@ def _each(read: Callable[[Raw], Iterator[dict[str, Any]]]) -> Callable[[Path], I
 
     def loader(path: Path) -> Iterator[PoolRow]:
         for number, raw in read_jsonl(path) if path.suffix == ".jsonl" else _listed(path):
+            check_text(raw, path, number)
             try:
                 found = list(read(raw))
             except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:

@@ -123,7 +123,16 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise bad_line(path, number, f"this line is no JSON: {error}") from error
             if not isinstance(found, dict):
                 raise bad_line(path, number, f"a line must be a JSON object, this one is a {type(found).__name__}")
+            check_text(found, path, number)
             yield number, found
+
+
+def check_text(found: Any, path: Path, number: int) -> None:
+    """JSON can spell half a character (a lone surrogate), which nothing can write or show to a model."""
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise bad_line(path, number, "it has half a character, a lone surrogate") from error
 
 
 def bad_line(path: Path, number: int, what: str) -> DataError:
