@@ -21,6 +21,7 @@ STUDIES = {
     "halfcheetah": "morse_halfcheetah",
     "halfcheetah_calibration": "halfcheetah_calibration",
     "sensitivity": "morse_sensitivity",
+    "gradient": "morse_gradient",
 }
 
 
@@ -56,7 +57,7 @@ def test_steps_to_success_are_quoted_as_they_are(study: str) -> None:
             assert f"| {row['variant']} | {n - never} of {n} | {middle} | {low} to {high} |" in PAGE.read_text()
 
 
-@pytest.mark.parametrize("study", ["reach_budget", "terms"])
+@pytest.mark.parametrize("study", ["reach_budget", "terms", "gradient"])
 def test_probabilities_are_those_of_the_runs(study: str) -> None:
     cells = rows(study, "study")
     for row in rows(study, "pairs"):
@@ -70,9 +71,10 @@ def test_probabilities_are_those_of_the_runs(study: str) -> None:
             np.testing.assert_allclose(quoted, [found.estimate, found.low, found.high], rtol=1e-12)
 
 
-def test_sensitivity_is_quoted_as_it_is() -> None:
-    share = means("sensitivity", "gradient steps")
-    for row in rows("sensitivity", "summary"):
+@pytest.mark.parametrize("study", ["sensitivity", "gradient"])
+def test_sensitivity_is_quoted_as_it_is(study: str) -> None:
+    share = means(study, "gradient steps")
+    for row in rows(study, "summary"):
         if row["metric"] == "steps to success":
             n, never = int(row["n"]), int(row["censored"])
             middle, low, high = (f"{float(row[key]):,.0f}" for key in ("iqm", "low", "high"))
@@ -83,7 +85,7 @@ def test_sensitivity_is_quoted_as_it_is() -> None:
 def test_probabilities_are_quoted_as_they_are() -> None:
     known = {
         (row["x"], row["y"]): row
-        for study in ("reach_budget", "terms")
+        for study in ("reach_budget", "terms", "gradient")
         for row in rows(study, "pairs")
         if row["metric"] == "steps to success"
     }
