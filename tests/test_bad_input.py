@@ -135,7 +135,7 @@ BEFORE_TRAINING = {
     "misspelt plugin": Case(
         "{file}: the configuration has 1 problem.\n"
         "  - plugins.reward_shapign (override): no installed plugin is called 'reward_shapign'. "
-        "Did you mean 'reward_shaping'? If it is published under the usual name: pip install budwood-reward-shapign",
+        "Did you mean 'reward_shaping'?",
         CONFIG,
         ("plugins.reward_shapign={}",),
     ),

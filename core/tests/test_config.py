@@ -338,8 +338,7 @@ def test_everything_that_metadata_can_tell_is_told_at_once(
     text = "trainer:\n  kind: rootstok\nplugins:\n  my-floww: {}\n  old: {}\n  rootstock: {}\n"
     assert refused(lambda: config.names(config.load(written(tmp_path, text))), tmp_path) == (
         "run.yaml: the configuration has 3 problems.\n"
-        "  - trainer.kind (line 2): no installed adapter is called 'rootstok'. Did you mean 'rootstock'? "
-        "If it is published under the usual name: pip install budwood-rootstok\n"
+        "  - trainer.kind (line 2): no installed adapter is called 'rootstok'. Did you mean 'rootstock'?\n"
         "  - plugins.my_floww (line 4): no installed plugin is called 'my_floww'. "
         "If it is published under the usual name: pip install budwood-my-floww\n"
         "  - plugins.old (line 5): it needs budwood<0.1, and this is budwood 0.1.0. "

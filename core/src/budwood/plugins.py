@@ -121,12 +121,12 @@ def find(name: str) -> Installed:
         )
     if not matches:
         near = difflib.get_close_matches(wanted, [item.name for item in installed()], n=1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
+        usual = f"If it is published under the usual name: pip install budwood-{kebab(wanted)}"
         damaged = f". Not readable: {'; '.join(unreadable())}" if unreadable() else ""
         raise PluginError(
             f"no installed plugin is called {wanted!r}",
             where=f"plugins.{wanted}",
-            do=f"{hint}If it is published under the usual name: pip install budwood-{kebab(wanted)}{damaged}",
+            do=(f"Did you mean {near[0]!r}?" if near else usual) + damaged,  # nobody installs a misspelling
         )
     return matches[0]
 

@@ -147,7 +147,11 @@ def row_of(values: Mapping[str, Any], path: Path, number: int) -> PoolRow:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise bad_line(path, number, f"{place}: {message}" if place else message) from error
+        raise DataError(
+            f"this is no row of a pool ({place}: {message})" if place else message,
+            where=f"{path}, line {number}",
+            do="Correct the line, or say what the file is with --format, as for data sets in a form of their own",
+        ) from error
 
 
 def read_rows(path: Path) -> Iterator[PoolRow]:

@@ -104,7 +104,13 @@ def _text(
     training: History, shown: Mapping[str, Points], config: SelectorConfig, switches: Sequence[int]
 ) -> tuple[str, ...]:
     coverage, size, kept = (shown[name][1][-1] for name in ("coverage", "size", "kept_tokens"))
-    said = [
+    malformed = sum(shown[f"invalid/{kind}"][1][-1] for kind in MALFORMED if f"invalid/{kind}" in shown)
+    said = (
+        [f"At the end {100 * malformed:.0f} % of the answers were malformed, and those pick nothing."]
+        if malformed
+        else []
+    )
+    said += [
         f"At the end the picks covered {100 * coverage:.0f} % of the evidence with {size:.1f} passages and kept "
         f"{100 * kept:.0f} % of the pool's tokens: {100 * (1 - kept):.0f} % were saved."
     ]

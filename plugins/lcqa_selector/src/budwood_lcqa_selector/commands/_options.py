@@ -37,7 +37,7 @@ reading = options(
         default="rows",
         show_default=True,
         type=click.Choice(list(LOADERS)),
-        help="How DATA is written; rows is what these commands write themselves.",
+        help="How DATA is written; rows is what these commands write, shipped a question a line with passages and gold_ids.",
     ),
     click.option("--limit", type=click.IntRange(1), help="Only the first so many questions."),
 )
