@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from urllib.parse import quote
 
 import pytest
 from chat_server import answer, completion, drip, echo, hang_up, running, slowly
@@ -72,7 +74,6 @@ def test_replies_are_given_as_they_come(server):
     ready = [i for i, _ in endpoint(server, concurrency=2).stream([ask(str(i)) for i in range(4)], max_tokens=5)]
     assert sorted(ready) == [0, 1, 2, 3]
     assert ready[-1] in (0, 1)  # whichever of the first two the server kept waiting
-    assert ready != sorted(ready) or ready[-1] != 3
 
 
 FAILURES = {
@@ -84,6 +85,13 @@ FAILURES = {
     "no choices": answer(b'{"choices": []}'),
     "a number": answer(b"3"),
     "deep": answer(b"[" * 100_000),
+    "deep but sound": answer(b"[" * 3_000 + b"]" * 3_000),
+    "usage is a list": answer(completion("hi", usage=[1])),
+    "usage is a word": answer(completion("hi", usage="many")),
+    "usage counts words": answer(completion("hi", usage={"prompt_tokens": "many"})),
+    "usage below nothing": answer(completion("hi", usage={"completion_tokens": -9})),
+    "usage beyond reason": answer(completion("hi", usage={"completion_tokens": 10**30})),
+    "usage that is none": answer(b'{"choices": [{"message": {"content": "hi"}}], "usage": {"prompt_tokens": NaN}}'),
     "hang up": hang_up,
     "slow": slowly(1.0),
     "drip": drip,
@@ -199,6 +207,17 @@ def test_the_budget_is_kept(server):
     assert len(server.bodies) == 2
 
 
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 0, "completion_tokens": 0}, {"total_tokens": 9}])
+def test_a_server_that_does_not_count_is_charged_what_was_held(server, usage):
+    server.script = [answer(completion("hi", usage=usage))] * 9
+    source = endpoint(server, token_budget=12, concurrency=1)
+    assert source.generate([ask("a")], max_tokens=5)[0].completion_tokens == 0
+    assert source.budget.spent == 5
+    with pytest.raises(ModelError, match="10 tokens of a budget of 12 are used, 0 are held, and 5 more do not fit"):
+        source.generate([ask("b"), ask("c")], max_tokens=5)
+    assert len(server.bodies) == 2
+
+
 @pytest.mark.parametrize(
     "url", ["localhost:8000/v1", "", "ftp://x/v1", f"http://me:{CANARY}@host/v1", f"http://host/v1?key={CANARY}"]
 )
@@ -226,6 +245,7 @@ def test_the_key_is_nowhere(server, monkeypatch, tmp_path, caplog):
     leaky = f"you sent {CANARY}"
     texts = []
     for behaviour in (
+        *(answer(b"." * (requests.QUOTED - n) + CANARY.encode(), 500) for n in range(len(CANARY) + 1)),
         answer(leaky.encode(), 401),
         answer(leaky.encode(), 500),
         answer(leaky.encode(), 418, x_key=CANARY),
@@ -255,6 +275,64 @@ def test_the_key_is_nowhere(server, monkeypatch, tmp_path, caplog):
     texts += [path.read_bytes().decode("latin-1") for path in tmp_path.iterdir()]
     assert any("you sent ***" in text for text in texts), "the server's words are shown, without the key"
     assert [text for text in texts if CANARY in text] == []
+    cut = {CANARY[i : i + 6] for i in range(len(CANARY) - 5)}
+    assert [text for text in texts if any(part in text for part in cut)] == []
+
+
+KEYS = (CANARY, "sk/canary+3f9a77c1e5/Zz==", "sk-ca\"na\\ry'3f9a77c1e5")
+WAYS = {
+    "plain": str,
+    "repr": lambda key: repr(key)[1:-1],
+    "json": lambda key: json.dumps(key)[1:-1],
+    "json twice": lambda key: json.dumps(json.dumps(key))[3:-3],
+    "json with slashes": lambda key: json.dumps(key)[1:-1].replace("/", "\\/"),
+    "json by number": lambda key: "".join(f"\\u{ord(c):04X}" for c in key),
+    "address": lambda key: quote(key, safe=""),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("key", KEYS, ids=["words", "base64", "quotes"])
+def test_no_part_of_the_key_is_shown_where_a_body_is_cut(way, key):
+    """For every place of the cut. A part is four characters of the key in a row."""
+    written = WAYS[way](key)
+    parts = {part for form in (key, written) for i in range(len(form) - 3) if (part := form[i : i + 4]) != "\\u00"}
+    for code in (500, 401, 418, 200):
+        for before in range(requests.QUOTED - len(written) - 2, requests.QUOTED + 2):
+            sent = requests.Answer(code, {}, ("." * before + written + "." * 50).encode())
+            with pytest.raises(requests.Refused) as caught:
+                requests.interpret(sent, key, "CANARY_KEY")
+            said = caught.value.what
+            assert "..." in said
+            assert [part for part in parts if part in said] == [], said
+
+
+def test_a_key_in_another_encoding_is_masked():
+    sent = requests.Answer(500, {}, f"you sent {CANARY}".encode("utf-16"))
+    with pytest.raises(requests.Transient, match=r"you sent \*\*\*"):
+        requests.interpret(sent, CANARY, None)
+
+
+@pytest.mark.parametrize("key", ["none", "EMPTY", "ollama"])
+def test_a_key_that_is_no_secret_takes_no_word_out_of_a_reply(server, monkeypatch, key):
+    monkeypatch.setenv("CANARY_KEY", key)
+    text = f"{key} of it: {key}s, {key}"
+    server.script = [answer(completion(text, **{key: key})), answer(f"{text} {key}theless".encode(), 400)]
+    (reply,) = endpoint(server).generate([ask("hi")], max_tokens=5)
+    assert (reply.text, reply.raw[key]) == (text, key)
+    with pytest.raises(ModelError, match=rf"\*\*\* of it: {key}s, \*\*\* {key}theless"):
+        endpoint(server).generate([ask("hi")], max_tokens=5)
+
+
+def test_half_a_character_in_a_reply_is_replaced(server, tmp_path):
+    sent = rb'{"choices": [{"message": {"content": "a\ud83d b\ud83d\ude00 \ude00"}}], "\udc00": ["\udc00"]}'
+    server.script = [answer(sent)]
+    with Recorded(endpoint(server), tmp_path / "r") as recorded:
+        (reply,) = recorded.generate([ask("hi")], max_tokens=5)
+        assert reply.text == "a\ufffd b😀 \ufffd"
+        assert reply.raw["\ufffd"] == ["\ufffd"]
+        assert recorded.generate([ask("hi")], max_tokens=5) == [reply]
+    assert len(server.bodies) == 1
 
 
 def test_without_a_key_none_is_sent(server):

@@ -1,7 +1,7 @@
 """Replies of an OpenAI-compatible endpoint (``POST {base_url}/chat/completions``), from a server or a service.
 
 The key is read from the environment when a request is made. It is in no attribute, error, log line, identity or reply: a
-server that sends it back gets it masked.
+server that sends it back gets it masked. Keys of fewer than 16 characters are no secrets and stay in replies.
 """
 
 from __future__ import annotations
@@ -123,7 +123,9 @@ class Endpoint:
                 tried = f" (attempts: {attempt.retry_state.attempt_number})" if isinstance(failure, Transient) else ""
                 what = f"{who} got no reply from {self.model}{tried}: {failure.what}"
                 raise ModelError(mask(what, key), where=self.base_url, do=failure.do) from None
-            spend(reply.prompt_tokens + reply.completion_tokens)
+            spend(
+                reply.prompt_tokens + (reply.completion_tokens or max_tokens)
+            )  # a server that does not count may have used all
         return reply
 
     def _post(self, client: httpx.Client, body: dict[str, Any], key: str | None, until: float) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,11 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Seconds. The n-th wait, from 1, is drawn evenly from [0, min(LONGEST_WAIT, FIRST_WAIT 2^(n-1))]: "full jitter"."""
 TRY_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 QUOTED = 200
+SECRET = 16
+"""Characters from which on a key is taken for a secret; a shorter one is a word for servers that want any: EMPTY, none."""
+HALF = re.compile("[\ud800-\udfff]")
+COUNTED = 2**53
+"""No count of tokens is as large: JSON itself keeps whole numbers only up to there."""
 
 
 class Refused(Exception):  # noqa: N818 - what happened, not an error that a person sees
@@ -85,15 +91,21 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
 
-    def quoted(self) -> str:
-        """The beginning of its body, to show in an error."""
-        text = " ".join(self.body.decode(errors="replace").split())
-        return repr(text if len(text) <= QUOTED else text[:QUOTED] + "...") if text else "an empty body"
+    def quoted(self, key: str | None) -> str:
+        """The beginning of its body without the key, to show in an error; masked before it is cut, which may cut the key."""
+        said = self.body.decode(errors="replace").replace("\0", "")  # UTF-16 has them between the letters of a key
+        text = " ".join(mask(said, key).split())
+        return repr(shorten(text)) if text else "an empty body"
+
+
+def shorten(text: str) -> str:
+    """At most ``QUOTED`` characters of it."""
+    return text if len(text) <= QUOTED else text[:QUOTED] + "..."
 
 
 def interpret(answer: Answer, key: str | None, key_env: str | None) -> Reply:
     """The reply in an answer, or why there is none."""
-    code, said = answer.code, mask(answer.quoted(), key)
+    code, said = answer.code, "" if answer.code == 200 else answer.quoted(key)
     if code in TRY_AGAIN:
         after = retry_after(answer.headers.get("retry-after"), time.time())
         do = "Lower concurrency or ask less often" if code == 429 else "Try again later; the server's log may say more"
@@ -107,10 +119,11 @@ def interpret(answer: Answer, key: str | None, key_env: str | None) -> Reply:
     if code != 200:
         raise Refused(f"it answered {code}: {said}", "Check base_url, the model's name and parameters")
     try:
-        raw = json.loads(answer.body)
+        raw = cleaned(json.loads(answer.body), key)
     except (ValueError, RecursionError):
+        said = answer.quoted(key)
         raise Transient(f"its answer is no JSON: {said}", "Check base_url; this may be a page of a proxy") from None
-    return parse(masked(raw, key))
+    return parse(raw)
 
 
 def parse(raw: Any) -> Reply:
@@ -129,24 +142,46 @@ def parse(raw: Any) -> Reply:
         raise Refused(
             f"its answer holds no text (finish_reason {why!r})", "See whether the model refuses or calls tools"
         )
-    usage = raw.get("usage") or {}
-    return Reply(
-        text or "", int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0), why == "length", raw
-    )
+    return Reply(text or "", *tokens(raw.get("usage")), why == "length", raw)
+
+
+def tokens(usage: Any) -> tuple[int, int]:
+    """(of the prompt, of the completion) as a server counted them; 0 is what it did not count."""
+    counts = {} if usage is None else usage
+    if isinstance(counts, Mapping):
+        read = [counts.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")]
+        if all(type(n) is int and 0 <= n < COUNTED for n in read):
+            return read[0], read[1]
+    raise Transient(f"its answer counts no tokens in usage but says {shorten(repr(usage))}", "See what the server is")
 
 
 def mask(text: str, key: str | None) -> str:
-    """``text`` without the key."""
-    return text.replace(key, "***") if key else text
+    """``text`` without the key, however JSON, repr or an address may write it; a short key only where it is a whole word."""
+    if not key:
+        return text
+    pattern = "".join(_written(character) for character in key)
+    return re.sub(pattern if len(key) >= SECRET else rf"(?<!\w){pattern}(?!\w)", "***", text)
 
 
-def masked(data: Any, key: str | None) -> Any:
-    """Plain data without the key, in values and names."""
+def _written(character: str) -> str:
+    """A pattern: the character, perhaps behind backslashes, or its number as JSON or an address writes it."""
+    plain = re.escape(character) if character.isalnum() else rf"\\{{0,8}}{re.escape(character)}"
+    return rf"(?:{plain}|\\{{1,8}}u(?i:{ord(character):04x})|%(?i:{ord(character):02x}))"
+
+
+def cleaned(data: Any, key: str | None) -> Any:
+    """Plain data without the key and with U+FFFD for half a character, in values and names.
+
+    A key that is no secret stays: masked, it would take an ordinary word out of every reply.
+    """
     if isinstance(data, dict):
-        return {mask(name, key): masked(value, key) for name, value in data.items()}
+        return {cleaned(name, key): cleaned(value, key) for name, value in data.items()}
     if isinstance(data, list):
-        return [masked(value, key) for value in data]
-    return mask(data, key) if isinstance(data, str) else data
+        return [cleaned(value, key) for value in data]
+    if not isinstance(data, str):
+        return data
+    text = HALF.sub("\ufffd", data)
+    return mask(text, key) if key and len(key) >= SECRET else text
 
 
 def check_url(base_url: str) -> str:
@@ -172,7 +207,7 @@ class Budget:
     def reserve(self, tokens: int, who: str) -> Iterator[Callable[[int], None]]:
         """Hold ``tokens`` for a request; the block calls what it gets with what was used.
 
-        A prompt's length is known only afterwards, so the last request may go over the limit by its prompt.
+        A prompt's length is known only afterwards, so requests under way may go over the limit by their prompts.
         """
         with self._lock:
             if self.limit is not None and self.spent + self._reserved + tokens > self.limit:
