@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -91,6 +92,35 @@ def test_a_cross_encoder_from_a_folder(tiny_cross_encoder):
     np.testing.assert_allclose(reranker.score("who?", texts), expected, atol=1e-6)
     assert reranker.score("who?", []).shape == (0,)
     assert json.loads(json.dumps(reranker.identity)) == reranker.identity
+
+
+def test_an_encoder_is_no_reranker(tiny_cross_encoder, tmp_path):
+    pytest.importorskip("sentence_transformers")
+    _, model, tokenizer = tiny_cross_encoder
+    model.bert.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="it is BertModel, which has no head that scores a text"):
+        load_reranker(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["architectures"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="it is of no architecture it names"):
+        load_reranker(tmp_path)
+
+
+def test_a_reranker_without_its_head_is_refused(tiny_cross_encoder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    pytest.importorskip("sentence_transformers")
+    folder, _, _ = tiny_cross_encoder
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    weights = load_file(folder / "model.safetensors")
+    del weights["classifier.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ModelError, match=r"1 weights are not in it or have another shape, classifier\.weight among them"
+    ):
+        load_reranker(tmp_path)
 
 
 def test_what_is_missing(monkeypatch):

@@ -102,7 +102,7 @@ def check_complete(found: Mapping[str, Any], name: str) -> None:
     lacking = sorted([*found["missing_keys"], *(key for key, *_ in found.get("mismatched_keys", ()))])
     if lacking:
         what = f"{len(lacking)} weights are not in it or have another shape, {lacking[0]} among them"
-        raise ModelError(what, where=name, do="Use a complete checkpoint of a causal language model")
+        raise ModelError(what, where=name, do="Use a complete checkpoint of this kind of model")
 
 
 @contextmanager

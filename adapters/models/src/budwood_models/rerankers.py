@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from budwood_models.cache import digest_file
 from budwood_models.digests import LENGTH, digest_tokenizer, digest_weights
 from budwood_models.errors import ModelError, missing_extra
-from budwood_models.language_model import quiet, reading
+from budwood_models.language_model import check_complete, quiet, reading
 from budwood_models.packaged import lookup, short_names
 from budwood_models.texts import check_texts
 
@@ -93,6 +93,7 @@ class CrossEncoderReranker:
         except ImportError:
             what = f"the reranker {str(name)!r}"
             raise missing_extra(what, "sentence-transformers", "sentence-transformers") from None
+        check_scores(str(name))
         with reading(str(name), short_names("reranker")), quiet():
             self.model: Any = CrossEncoder(
                 str(name), device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True}
@@ -118,3 +119,23 @@ class CrossEncoderReranker:
             return np.zeros(0, np.float32)
         pairs = [(query, text) for text in listed]
         return np.asarray(self.model.predict(pairs, show_progress_bar=False), np.float32).reshape(-1)
+
+
+def check_scores(name: str) -> None:
+    """Refuse what was not trained to score: sentence-transformers gives any encoder a random head and goes on.
+
+    The weights are read once more for it, since sentence-transformers does not say which of them it found.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    with reading(name, short_names("reranker")), quiet():
+        kinds = AutoConfig.from_pretrained(name, trust_remote_code=False).architectures or [
+            "of no architecture it names"
+        ]
+        if not kinds[0].endswith("ForSequenceClassification"):
+            do = "Give a cross-encoder, whose config.json names a ...ForSequenceClassification; load_encoder reads encoders"
+            raise ModelError(f"it is {kinds[0]}, which has no head that scores a text", where=name, do=do)
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            name, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    check_complete(loaded[1], name)
