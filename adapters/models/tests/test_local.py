@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from budwood_models import Generator, LocalGenerator, ModelError
+from budwood_models import Generator, LocalGenerator, ModelError, load_language_model
 from budwood_models.language_model import LanguageModel
 from budwood_models.local import row_seed, upto_end
 
@@ -115,6 +115,25 @@ def test_identity_tells_models_and_templates_apart(tiny):
     assert json.loads(json.dumps(plain.identity)) == plain.identity
     assert plain.identity != thinking.identity
     assert plain.identity == LocalGenerator(tiny, batch_size=3).identity
+
+
+@pytest.mark.parametrize(
+    ("which", "change"),
+    [
+        ("config", {"rms_norm_eps": 0.1}),
+        ("config", {"hidden_act": "relu"}),
+        ("generation_config", {"eos_token_id": [1, 5]}),
+    ],
+)
+def test_identity_tells_configurations_apart(tiny, tmp_path, which, change):
+    """The same weights and tokenizer, but replies may differ; where a model lies makes no difference."""
+    copies = [load_language_model(tiny.save(tmp_path / name)) for name in ("one", "two")]
+    plain = LocalGenerator(copies[0]).identity
+    assert plain == LocalGenerator(copies[1]).identity
+    for name, value in change.items():
+        setattr(getattr(copies[1].model, which), name, value)
+    changed = LocalGenerator(copies[1]).identity
+    assert {name for name in plain if plain[name] != changed[name]} == {"config"}
 
 
 def test_smollm2_answers_and_stops(smollm2):

@@ -105,7 +105,9 @@ class SentenceTransformerEncoder:
             "weights": digest_weights(self.model),
             "tokenizer": digest_tokenizer(self.model.tokenizer),
             "max_tokens": self.model.max_seq_length,
-            "modules": [type(module).__name__ for module in self.model],
+            "modules": [{"module": type(module).__name__, **module.get_config_dict()} for module in self.model],
+            "prompts": dict(self.model.prompts),
+            "default_prompt": self.model.default_prompt_name,
         }
 
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> Array:

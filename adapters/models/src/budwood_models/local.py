@@ -45,12 +45,13 @@ class LocalGenerator:
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """Digests of the weights in memory and of the tokenizer with its template: a name says little."""
-        from budwood_models.digests import digest_tokenizer, digest_weights
+        """Digests of weights and configuration in memory and of the tokenizer with its template: a name says little."""
+        from budwood_models.digests import digest_config, digest_tokenizer, digest_weights
 
         return {
             "generator": "local",
             "weights": digest_weights(self.model),
+            "config": digest_config(self.model),
             "tokenizer": digest_tokenizer(self.tokenizer),
             "dtype": str(self.model.dtype),
             "template": self.template,
