@@ -117,10 +117,22 @@ def test_patterns_are_those_of_the_models():
         assert [word for word, _ in pre_tokenizer(name).pre_tokenize_str(text)] == found
 
 
-def test_begins_with_a_token_only_if_the_file_says_so(metadata):
-    plain = build_tokenizer(metadata, "tiny")
-    begun = build_tokenizer({**metadata, "tokenizer.ggml.add_bos_token": True}, "tiny")
-    assert begun("hello")["input_ids"] == [0, *plain("hello")["input_ids"]]
+@pytest.mark.parametrize(
+    ("pre", "says", "begins"),
+    [
+        ("smollm", None, False),
+        ("smollm", True, True),
+        ("qwen2", None, False),
+        ("llama-bpe", None, True),
+        ("llama-bpe", True, True),
+        ("llama-bpe", False, False),
+    ],
+)
+def test_begins_with_a_token_if_the_file_or_else_its_kind_says_so(metadata, pre, says, begins):
+    said = {} if says is None else {"tokenizer.ggml.add_bos_token": says}
+    tokenizer = build_tokenizer({**metadata, "tokenizer.ggml.pre": pre, **said}, "tiny")
+    plain = tokenizer("hello", add_special_tokens=False)["input_ids"]
+    assert tokenizer("hello")["input_ids"] == [0] * begins + plain
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from budwood_models.errors import ModelError
 from budwood_models.gguf_tokenizer import build_tokenizer, read_metadata
 from budwood_models.language_model import check_complete, quiet
 
-CONVERTER = 1
+CONVERTER = 2
 """Raised whenever a conversion gives another result than before; folders of an older one are left alone."""
 log = logging.getLogger(__name__)
 

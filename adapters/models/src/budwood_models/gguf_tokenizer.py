@@ -81,7 +81,7 @@ def build_tokenizer(metadata: Mapping[str, Any], where: str) -> PreTrainedTokeni
         number = metadata.get(f"tokenizer.ggml.{role}_token_id")
         return None if number is None else tokens[number]
 
-    if metadata.get("tokenizer.ggml.add_bos_token", False):
+    if metadata.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe"):  # llama.cpp's default for Llama 3 alone
         _begin_with(backend, named("bos"), where)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
