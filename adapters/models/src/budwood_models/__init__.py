@@ -1,5 +1,6 @@
 """Language models, encoders, rerankers and endpoints for budwood's plugins. Importing it imports no model library."""
 
+from budwood_models.control_tokens import without_control_tokens
 from budwood_models.encoders import Encoder, load_encoder
 from budwood_models.endpoint import Endpoint
 from budwood_models.errors import ModelError
@@ -23,4 +24,5 @@ __all__ = [
     "load_encoder",
     "load_language_model",
     "load_reranker",
+    "without_control_tokens",
 ]

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from budwood_models.control_tokens import without_control_tokens
 from budwood_models.errors import ModelError
 from budwood_models.generation import Conversation, Reply, check, copies, in_order, shown
 from budwood_models.language_model import LanguageModel
@@ -25,7 +26,7 @@ class LocalGenerator:
     """A :class:`LanguageModel` with fixed weights as a generator; after training, make a new one.
 
     ``batch_size``: conversations at a time. ``template``: further arguments of the chat template, such as
-    ``{"enable_thinking": False}``.
+    ``{"enable_thinking": False}``. Control tokens come from the template alone: see :func:`without_control_tokens`.
     """
 
     def __init__(
@@ -84,7 +85,9 @@ class LocalGenerator:
                 yield i, Reply(text, len(ids[i]), len(tokens), truncated)
 
     def _encode(self, index: int, prompt: Conversation, max_tokens: int) -> list[int]:
-        messages = [dict(message) for message in prompt]
+        messages = [
+            {**message, "content": without_control_tokens(message["content"], self.tokenizer)} for message in prompt
+        ]
         ids = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False, **self.template
         )
