@@ -128,6 +128,25 @@ def test_rows_that_cannot_be_read(tmp_path: Path, name: str, lines: list[str], s
         datasets_of(DatasetConfig(train=str(path)), FAMILIES["grpo"], Contributions())  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("latin.jsonl", b'{"prompt": "a"}\n{"prompt": "\xff"}\n', "line 2 is no UTF-8"),
+        (
+            "half.jsonl",
+            b'{"prompt": "\\ud83d\\ude00"}\n{"prompt": "\\ud83d"}\n',
+            "line 2 holds half a character, '\\ud83d'",
+        ),
+        ("latin.json", b'[{"prompt": "\xff"}]', "cannot be read"),
+        ("broken.parquet", b"PAR1 broken", "cannot be read"),
+    ],
+)
+def test_files_that_are_broken(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        read(tmp_path / name, "dataset.train")
+
+
 def test_no_rows_at_all_and_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="GRPOTrainer has no rows to train on"):
         datasets_of(DatasetConfig(), FAMILIES["grpo"], Contributions())  # type: ignore[call-arg]

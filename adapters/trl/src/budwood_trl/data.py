@@ -80,7 +80,7 @@ def read(path: Path, where: str) -> Dataset:
         raise ConfigError(f"{path} holds no rows", where=where, do="Check the file")
     try:
         rows = load_dataset(kind, data_files=str(path), split="train")
-    except (DatasetGenerationError, DataFilesNotFoundError) as error:
+    except (DatasetGenerationError, DataFilesNotFoundError, OSError, ValueError) as error:  # pyarrow's are ValueErrors
         cause = error.__cause__ or error
         raise ConfigError(f"{path} cannot be read: {' '.join(str(cause).split())}", where=where) from error
     if len(rows) == 0:
@@ -91,12 +91,25 @@ def read(path: Path, where: str) -> Dataset:
 def _checked_lines(path: Path, where: str) -> int:
     """How many rows there are. datasets reads in blocks and cannot say which line is wrong."""
     found = 0
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                row: Any = json.loads(line) if line.strip() else {}
+                text = line.decode()
+                row: Any = json.loads(text) if text.strip() else {}
+                if "\\ud" in text.lower():
+                    json.dumps(row, ensure_ascii=False).encode()
             except json.JSONDecodeError as error:
                 raise ConfigError(f"line {number} is no JSON: {error.msg}", where=f"{where}, {path}") from error
+            except UnicodeDecodeError as error:
+                raise ConfigError(
+                    f"line {number} is no UTF-8", where=f"{where}, {path}", do="Save the file as UTF-8"
+                ) from error
+            except UnicodeEncodeError as error:
+                raise ConfigError(
+                    f"line {number} holds half a character, {error.object[error.start]!a}",
+                    where=f"{where}, {path}",
+                    do="Write the character whole, or leave it out",
+                ) from error
             if not isinstance(row, dict):
                 raise ConfigError(f"line {number} is no JSON object", where=f"{where}, {path}")
             found += bool(row)
