@@ -6,7 +6,8 @@ import dataclasses
 from typing import Any
 
 from budwood.api import ConfigError
-from budwood_models.language_model import load_language_model, resolve
+from budwood_models.language_model import check_complete, load_language_model, quiet, reading, resolve
+from budwood_models.packaged import short_names
 from budwood_trl.families import unknown
 
 
@@ -18,10 +19,15 @@ def load(name: str, *, scores: bool = False) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     source = resolve(name)
-    model: Any = AutoModelForSequenceClassification.from_pretrained(
-        source, num_labels=1, dtype="float32", use_safetensors=True
-    )
-    return model, AutoTokenizer.from_pretrained(source, padding_side="left")
+    with reading(name, short_names("language model")), quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+        both: Any = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=1, dtype="float32", use_safetensors=True, output_loading_info=True
+        )
+    model, found = both
+    body = f"{model.base_model_prefix}."
+    check_complete({**found, "missing_keys": [key for key in found["missing_keys"] if key.startswith(body)]}, name)
+    return model, tokenizer
 
 
 def lora(fields: dict[str, Any], *, scores: bool = False) -> Any:
