@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -54,8 +55,26 @@ class Quiet:
         return Stops()
 
 
+class Weighs:
+    """A combination, and no reward of its own."""
+
+    version, needs_obs = 0, False
+    names = ("env.reward", "script.short")
+    column_weights = np.array([0.0, 5.0])
+
+    @hookimpl
+    def reward_combination(self, run: Run) -> Any:
+        return self
+
+    def bind(self, columns: Any) -> None:
+        assert tuple(column.name for column in columns) == self.names
+
+    def __call__(self, terms: Any, obs: Any) -> Any:
+        return terms @ self.column_weights
+
+
 made: list[Any] = []
-KINDS = {"words": Words, "pulls": Pulls, "vowels": Vowels, "quiet": Quiet}
+KINDS = {"weighs": Weighs, "words": Words, "pulls": Pulls, "vowels": Vowels, "quiet": Quiet}
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +124,44 @@ def test_a_grafted_class_adds_rewards_and_callbacks_to_the_scripts_own(script: A
     assert [row["words/told"] for row in history if "words/told" in row] == [1.0, 2.0]
     means = [row["rewards/words.vowels/mean"] for row in history if "rewards/words.vowels/mean" in row]
     assert len(means) == 2, "what a plugin tells leaves TRL's own numbers alone"
+
+
+def test_a_script_may_use_its_configuration_again(script: Any, model_folder: Path, tmp_path: Path) -> None:
+    grafted = budwood.graft(GRPOTrainer, {"words": {}})
+    first = script(grafted, GRPOConfig, "grpo", reward_funcs=short, args={"reward_weights": [0.5]})
+    assert first.args.reward_weights == [0.5, 1.0]
+    settings = GRPOConfig(output_dir=str(tmp_path), bf16=False, report_to="none", **ARGS["grpo"])
+    model, tokenizer = load(str(model_folder))
+    for _ in "ab":
+        made = grafted(model, short, settings, Dataset.from_list(rows("grpo")), processing_class=tokenizer)
+        assert settings.reward_weights is None
+        assert made.reward_weights.tolist() == [1.0, 1.0]
+
+
+def test_a_combination_alone_weighs_the_scripts_rewards(script: Any) -> None:
+    trainer = script(budwood.graft(GRPOTrainer, {"weighs": {}}), GRPOConfig, "grpo", steps=1, reward_funcs=short)
+    trainer.train()
+    assert trainer.reward_weights.tolist() == [5.0]
+
+
+class Varied(SFTTrainer):  # type: ignore[misc]
+    """A subclass as scripts write them."""
+
+    def __init__(self, *args: Any, note: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.note = note
+
+
+def test_a_subclass_that_passes_its_arguments_on(script: Any) -> None:
+    grafted = budwood.graft(Varied, {"quiet": {}})
+    trainer = script(lambda model, args, **more: grafted(model, args, note="mine", **more), SFTConfig, "sft")
+    assert (trainer.note, trainer.args.max_steps, type(trainer).__name__) == ("mine", 3, "Varied")
+    trainer.train()
+    assert trainer.state.global_step == 2, "a plugin stopped it"
+    with pytest.raises(TypeError, match="positional arguments"):
+        grafted(*range(30))
+    with pytest.raises(TypeError, match="colour"):
+        script(grafted, SFTConfig, "sft", colour=1)
 
 
 def test_every_object_has_plugins_of_its_own(script: Any) -> None:

@@ -16,7 +16,18 @@ import transformers
 from datasets import Dataset
 from tiny import ARGS, Nowhere, Vowels, numbers, parameters, rows, same, vowels
 
-from budwood.api import CompletionReward, LossTerm, Run, RunCallback, hookimpl
+from budwood.api import (
+    CompletionReward,
+    Contributed,
+    Contributions,
+    EvalReport,
+    Evaluator,
+    LossTerm,
+    RewardTerm,
+    Run,
+    RunCallback,
+    hookimpl,
+)
 from budwood.rhythm import Rhythm
 from budwood.session import Session
 from budwood_trl.families import FAMILIES
@@ -62,8 +73,6 @@ def bare(algo: str, args: dict[str, Any], model: str | Path, folder: Path, steps
 
 
 def trained(made: Any, contributions: Any = None) -> Nowhere:
-    from budwood.api import Contributions
-
     memory = Nowhere()
     session = Session(made, contributions or Contributions(), memory, memory, Rhythm())
     made.fit(session)
@@ -86,11 +95,30 @@ def test_without_plugins_it_is_the_bare_trainer(case: str, trainer: Any, model_f
 
 
 class Watching(RunCallback):
-    """Overrides every event and does nothing."""
+    """Overrides events and changes nothing; ``seen`` are the steps it was called at."""
 
-    def on_run_start(self, control: Any) -> None: ...
+    def __init__(self) -> None:
+        self.seen: list[int] = []
 
-    def on_update_end(self, control: Any) -> None: ...
+    def on_run_start(self, control: Any) -> None:
+        self.seen.append(control.steps)
+
+    def on_update_end(self, control: Any) -> None:
+        self.seen.append(control.steps)
+
+
+class AsDeclared:
+    """The reward by the weight that TRL would give it."""
+
+    version, needs_obs = 0, False
+    names = ("env.reward", "words.vowels")
+    column_weights = np.array([0.0, 1.0])
+
+    def bind(self, columns: Any) -> None:
+        assert tuple(column.name for column in columns) == self.names
+
+    def __call__(self, terms: Any, obs: Any) -> Any:
+        return terms @ self.column_weights
 
 
 class Identity(Vowels):
@@ -115,6 +143,18 @@ class Identity(Vowels):
     @hookimpl
     def decoder(self, run: Run) -> Any:
         return lambda request: request.generate(request.prompt_ids)
+
+    @hookimpl
+    def reward_terms(self, run: Run) -> Any:
+        return RewardTerm("vowels", info_key="words.vowels")
+
+    @hookimpl
+    def reward_combination(self, run: Run) -> Any:
+        return AsDeclared()
+
+    @hookimpl
+    def evaluators(self, run: Run) -> Any:
+        return Evaluator("probe", 1, lambda control: EvalReport({"return": control.evaluate(2, 0).returns.mean()}))
 
     @hookimpl
     def callbacks(self, run: Run) -> Any:
@@ -168,8 +208,20 @@ def test_contributions_that_change_nothing_change_nothing(
     case: str, plugin: Any, trainer: Any, model_folder: Path, tmp_path: Path
 ) -> None:
     algo, args = CASES[case]
-    made = trainer(algo, {"words": plugin()}, **args)
-    trained(made)
+    given = plugin()
+    made = trainer(algo, {"words": given}, **args)
+    watching = Watching()
+    memory = trained(
+        made,
+        Contributions(
+            callbacks=[Contributed(watching, "words", "budwood-words 1.0")],
+            evaluators=[Contributed(given.evaluators(None), "words", "budwood-words 1.0")]
+            if plugin is Identity
+            else [],
+        ),
+    )
+    assert watching.seen == [0, 1, 2, 3]
+    assert [step for step, row in memory.records if "words/return" in row] == ([1, 2, 3] if plugin is Identity else [])
     theirs = bare(algo, args, model_folder, tmp_path)
     assert same(parameters(made.native), parameters(theirs))
     ours = [{k: v for k, v in row.items() if "losses/" not in k} for row in numbers(made.native.state.log_history)]

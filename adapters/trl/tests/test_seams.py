@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import Nowhere, Vowels, parameters, same, vowels
+from transformers import TrainerCallback
 
 from budwood.api import (
     BindingError,
@@ -422,16 +423,15 @@ def test_a_reset_goes_back_to_the_first_parameters(trainer: Any) -> None:
             if control.steps == 2:
                 control.reset_policy(5)
 
+    class Looks(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            begun.append((parameters(made.native), len(made.native.optimizer.optimizer.state)))
+
     made = trainer("sft", {"x": plugin(callbacks=Resets())}, steps=3, lr_scheduler_type="constant")
     before = parameters(made.native)
-    states: list[Any] = []
-
-    class Looks(RunCallback):
-        def on_update_end(self, control: Any) -> None:
-            states.append(parameters(made.native))
-
-    fit(made, Contributions(callbacks=[Contributed(c, "x", "budwood-x 1.0") for c in (Resets(), Looks())]))
-    assert not same(states[0], before)
-    made.reset_policy(0)
-    assert same(parameters(made.native), before)
-    assert not made.native.optimizer.optimizer.state
+    begun: list[Any] = []
+    made.native.add_callback(Looks())
+    fit(made, Contributions(callbacks=[Contributed(Resets(), "x", "budwood-x 1.0")]))
+    assert [same(found, before) for found, _ in begun] == [True, False, True]
+    assert [held > 0 for _, held in begun] == [False, True, False], "the optimiser forgets"
+    assert not same(parameters(made.native), before)

@@ -144,7 +144,8 @@ def planned(
         kind="trl", algo=algo, model=str(model), total_steps=steps, args={**ARGS[algo], **(args or {})},
         **own.pop("trainer", {}),
     )  # fmt: skip
-    whole = {"dataset": DatasetConfig(**{**dataset, **own.pop("dataset", {})}).model_dump(), "evaluation": {"seed": 7}}
+    rows_of = DatasetConfig(**{**dataset, **own.pop("dataset", {})}).model_dump()
+    whole = {"dataset": rows_of, "evaluation": own.pop("evaluation", {"seed": 7})}
     actives = [active(name, instance) for name, instance in plugins.items()]
     activation = Activation(actives, active("trl", TRL()))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +22,18 @@ from budwood_trl.config import DatasetConfig, TrainerConfig
 from budwood_trl.data import datasets_of
 from budwood_trl.families import FAMILIES, Family
 from budwood_trl.losses import WithLosses
-from budwood_trl.rewards import columns_of
-from budwood_trl.trainer import TRLTrainer
+from budwood_trl.rewards import batch_width, columns_of
+from budwood_trl.trainer import TRLTrainer, may_reset
 
 
 def build(run: Run, contributions: Contributions) -> TRLTrainer:
     """Rows, model, rewards and trainer of a run."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"several processes do not work yet, and a launcher has started {os.environ['WORLD_SIZE']} of them",
+            where="trainer",
+            do="Start the run with budwood run alone, without torchrun or accelerate launch",
+        )
     config: TrainerConfig = run.trainer
     family = FAMILIES[config.algo]
     if config.threads is not None:
@@ -45,8 +52,9 @@ def _build(run: Run, contributions: Contributions, config: TrainerConfig, family
             where="trainer.rewards",
             do='Write prompts as [{"role": "user", "content": ...}]',
         )
-    columns = columns_of(contributions, config.rewards, family.trainer) if family.generates else None
-    if columns is not None:
+    columns = None
+    if family.generates:
+        columns = columns_of(contributions, config.rewards, family.trainer, batch_width(arguments["args"]))
         arguments["reward_funcs"] = columns.functions
         arguments["args"].reward_weights = columns.weights
     roll = rollout_func(contributions.rollout, contributions.decoder)
@@ -66,13 +74,15 @@ def _build(run: Run, contributions: Contributions, config: TrainerConfig, family
         raise ConfigError(f"{family.trainer} refuses its arguments: {error}", where="trainer.args") from error
     native.remove_callback(transformers.PrinterCallback)
     native.args.output_dir = str((run.folder or Path(tempfile.gettempdir())) / "trl")
-    evaluation_seed = run.config.get("evaluation", {}).get("seed", 0)
+    evaluation = run.config.get("evaluation", {})
+    every = evaluation.get("every")
     return TRLTrainer(
         native,
         columns,
         total_steps=config.total_steps,
-        may_reset=bool(contributions.callbacks),
-        evaluation_seed=evaluation_seed,
+        may_reset=may_reset(contributions),
+        evaluation_seed=evaluation.get("seed", 0),
+        unevaluated=held_out is None and every is not None and every <= config.total_steps,
     )
 
 
@@ -131,7 +141,7 @@ def native_config(family: Family, config: TrainerConfig, run: Run) -> Any:
 
 
 def _on_cpu(device: str) -> bool:
-    """Whether to stay on the CPU. Which GPU a process uses is its launcher's to say.
+    """Whether to stay on the CPU. Which GPU is used is said outside, by what is visible.
 
     :raises ConfigError: a device that PyTorch does not see, or one GPU by number.
     """

@@ -19,7 +19,7 @@ Algo = Literal["grpo", "rloo", "dpo", "sft", "reward", "kto"]
 _OURS = "budwood writes checkpoints: use the section checkpoint"
 _EVERY = "budwood says when: use the section evaluation"
 _HUB = "a run publishes nothing: budwood export writes a folder that you can push"
-_SHARDS = "a checkpoint of budwood holds whole parameters: launch plain data parallelism with accelerate"
+_SHARDS = "a run is one process, and its checkpoint holds whole parameters: several processes do not work yet"
 OWNED: Mapping[str, str] = {
     "output_dir": "a run has a folder of its own",
     "max_steps": "write it beside algo, as trainer.total_steps",

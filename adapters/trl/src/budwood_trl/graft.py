@@ -6,9 +6,11 @@ constructor, callbacks when ``train`` begins. A trainer that is already built ge
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from inspect import Parameter
 from typing import Any
 
 from transformers import Trainer as Loop
@@ -19,8 +21,8 @@ from budwood_trl.bridge import StopTraining
 from budwood_trl.building import extended
 from budwood_trl.completions import knowingly, rollout_func
 from budwood_trl.families import Family
-from budwood_trl.rewards import Columns, columns_of
-from budwood_trl.trainer import TRLTrainer
+from budwood_trl.rewards import Columns, batch_width, columns_of
+from budwood_trl.trainer import TRLTrainer, may_reset
 
 GRAFTABLE = frozenset(("callbacks", "evaluators"))
 """What needs nothing of a constructor."""
@@ -70,17 +72,14 @@ class Grafted:
         for name, kind in (("_loss_terms", "loss_terms"), ("_advantage", "completion_advantage")):
             if getattr(contributions, kind):
                 setattr(self, name, getattr(contributions, kind))
-        signature = inspect.signature(super().__init__)
-        given = dict(signature.bind(*args, **kwargs).arguments)
+        given = _arguments(super().__init__, type(self), args, kwargs)
         self._columns = _bind(given, contributions, self._family)
         with knowingly():
             super().__init__(**given)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As TRL's, with the plugins' callbacks; what stops it before its first step gives None."""
-        trainer = TRLTrainer(
-            self, self._columns, total_steps=_steps(self), may_reset=bool(self._contributions.callbacks)
-        )
+        trainer = TRLTrainer(self, self._columns, total_steps=_steps(self), may_reset=may_reset(self._contributions))
         events = self._graft.events(trainer, self._contributions, self._tell)
         bridge = trainer.attach(events, tells=False)
         try:
@@ -103,6 +102,33 @@ def _steps(native: Any) -> int:
     return int(native.set_initial_training_values(native.args, native.get_train_dataloader())[-1])
 
 
+def _arguments(init: Any, cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor by name. One that passes on whatever comes has the names of the class it passes it to.
+
+    :raises TypeError: as the constructor itself would.
+    """
+    own = inspect.signature(init)
+    given = dict(own.bind(*args, **kwargs).arguments)
+    passed_on = {parameter.kind: name for name, parameter in own.parameters.items()}
+    if Parameter.VAR_KEYWORD not in passed_on:
+        return given
+    rest = given.pop(passed_on.get(Parameter.VAR_POSITIONAL, ""), ())
+    given |= given.pop(passed_on[Parameter.VAR_KEYWORD], {})
+    free = [name for name in _named(cls) if name not in given]
+    if len(rest) > len(free):
+        raise TypeError(f"{cls.__name__} takes no {len(args)} positional arguments")
+    return {**given, **dict(zip(free, rest, strict=False))}
+
+
+def _named(cls: type[Any]) -> list[str]:
+    """The parameters of the nearest constructor that lists all of its own, without ``self``."""
+    for base in cls.__mro__[cls.__mro__.index(Grafted) + 1 :]:
+        parameters = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
+        if parameters and not any(item.kind is Parameter.VAR_KEYWORD for item in parameters.values()):
+            return list(parameters)[1:]
+    return []
+
+
 def _bind(given: dict[str, Any], contributions: Contributions, family: Family) -> Columns | None:
     """Write the contributions into the arguments of the constructor."""
     for name, role in (("train_dataset", "train"), ("eval_dataset", "eval")):
@@ -117,7 +143,7 @@ def _bind(given: dict[str, Any], contributions: Contributions, family: Family) -
                 "the script gives a rollout_func, and a plugin brings one too", do="Leave one of them out"
             )
         given["rollout_func"] = roll
-    if not family.generates or not (contributions.completion_rewards or contributions.reward_terms):
+    if not (contributions.completion_rewards or contributions.reward_terms or contributions.reward_combination):
         return None
     return _bind_rewards(given, contributions, family)
 
@@ -126,13 +152,17 @@ def _bind_rewards(given: dict[str, Any], contributions: Contributions, family: F
     """The script's reward functions first, with its weights, then the plugins'."""
     own = given.get("reward_funcs") or []
     own = list(own) if isinstance(own, (list, tuple)) else [own]
-    made = columns_of(contributions, {}, family.trainer)
     args = given.get("args")
     if args is None:
         raise BindingError(
             f"{family.trainer} keeps the weights of rewards in its configuration, and the script gives none",
             do=f"Give args={family.config}(...)",
         )
+    args = given["args"] = copy.copy(args)  # the script's own stays as it is
+    if contributions.completion_rewards or contributions.reward_terms or not own:
+        made = columns_of(contributions, {}, family.trainer, batch_width(args))
+    else:
+        made = Columns([], [], contributions.reward_combination, {})
     weights = list(args.reward_weights or [1.0] * len(own))
     given["reward_funcs"] = [*own, *made.functions]
     args.reward_weights = [*weights, *made.weights]

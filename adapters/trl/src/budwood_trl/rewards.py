@@ -7,8 +7,10 @@ weighs that reward.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,21 +90,23 @@ class OwnFunction:
 
 
 class TermFunction:
-    """A reward term that computes something from the completion rewards; called after all of them."""
+    """A reward term that computes something from the completion rewards; called after all of them.
 
-    def __init__(self, item: Contributed[RewardTerm], board: Board) -> None:
-        self.item, self.board = item, board
-        self._width = 0
+    ``width``: how many completions a batch of the training holds, and so every batch that the term is shown.
+    """
+
+    def __init__(self, item: Contributed[RewardTerm], board: Board, width: int) -> None:
+        self.item, self.board, self._width = item, board, width
         self.__name__ = f"{item.plugin}.{item.value.name}"
 
     def __call__(self, completions: Sequence[Any], **others: Any) -> Rewards:
         count = len(completions)
-        self._width = self._width or count
         rewards: Rewards = []
         for first in range(0, count, self._width):
             # A term may hold a state for each of so many environments: batches of an evaluation come in that width too.
             rows = [min(row, count - 1) for row in range(first, first + self._width)]
-            rewards += self._values(step_batch(self.board, rows))[: count - first]
+            with nullcontext() if first + self._width <= count else untouched([self.item]):  # no state from padding
+                rewards += self._values(step_batch(self.board, rows))[: count - first]
         checked(self.item, self.__name__, rewards, [text_of(completion) for completion in completions])
         return rewards
 
@@ -111,6 +115,27 @@ class TermFunction:
         with blamed(self.item, f"reward term {term.name}"):
             values = batch.info(str(term.info_key)) if term.fn is None else np.asarray(term.fn(batch), dtype=np.float64)
             return [float(value) for value in values]
+
+
+def batch_width(args: Any) -> int:
+    """How many completions a training of one process scores at once, from TRL's configuration."""
+    return int(args.per_device_train_batch_size * args.steps_per_generation)
+
+
+@contextmanager
+def untouched(items: Sequence[Contributed[Any]]) -> Iterator[None]:
+    """What rewards and terms remember is afterwards as it was."""
+    kept = [item for item in items if item.value.state is not None]
+    before = []
+    for item in kept:
+        with blamed(item, "state_dict"):
+            before.append(copy.deepcopy(item.value.state.state_dict()))
+    try:
+        yield
+    finally:
+        for item, state in zip(kept, before, strict=True):
+            with blamed(item, "load_state_dict"):
+                item.value.state.load_state_dict(state)
 
 
 def step_batch(board: Board, rows: Sequence[int], first: int = 0) -> StepBatch:
@@ -165,6 +190,11 @@ class Columns:
     def weights(self) -> list[float]:
         return [column.weight for column in self.columns]
 
+    @property
+    def contributed(self) -> list[Contributed[Any]]:
+        """The plugins' rewards and terms behind the functions."""
+        return [made.item for made in self.functions if isinstance(made, (RewardFunction, TermFunction))]
+
     def follow(self, native: Any) -> WeightVector | None:
         """The combination's weights copied into the trainer's own vector; None without a combination."""
         if self.combination is None:
@@ -177,8 +207,10 @@ class Columns:
             return WeightVector(self.combination.value, self.columns, write)
 
 
-def columns_of(contributions: Contributions, own: Mapping[str, float], trainer: str) -> Columns:
+def columns_of(contributions: Contributions, own: Mapping[str, float], trainer: str, width: int) -> Columns:
     """Every reward of a run: TRL's own that the configuration names, then the plugins' in YAML order, then terms of them.
+
+    ``width``: :func:`batch_width` of the trainer's configuration.
 
     :raises ConfigError: there is nothing to learn from.
     """
@@ -211,6 +243,6 @@ def columns_of(contributions: Contributions, own: Mapping[str, float], trainer: 
         )
     for term in contributions.reward_terms:
         if not any(term is other for other in taken):
-            functions.append(TermFunction(term, board))
+            functions.append(TermFunction(term, board, width))
             columns.append(TermColumn(f"{term.plugin}.{term.value.name}", term.value.weight))
     return Columns(functions, columns, contributions.reward_combination, board)

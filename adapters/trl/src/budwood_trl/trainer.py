@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from budwood.api import (
+    Contributed,
     ContributionError,
+    Contributions,
     Evaluation,
     StateTree,
     StepBatch,
@@ -22,7 +24,7 @@ from budwood.api import (
 from budwood_trl import state
 from budwood_trl.bridge import Bridge, StopTraining, is_number
 from budwood_trl.generators import set_aside, set_generators
-from budwood_trl.rewards import Columns, step_batch
+from budwood_trl.rewards import Columns, batch_width, step_batch, untouched
 
 SPEED = ("runtime", "samples_per_second", "steps_per_second")
 
@@ -31,6 +33,7 @@ class TRLTrainer:
     """Implements :class:`budwood.api.Trainer` and :class:`budwood.api.Measured` around ``native``, a trainer of TRL.
 
     ``may_reset``: keep the first parameters, for :meth:`reset_policy`. ``evaluation_seed`` drives what an evaluation samples.
+    ``unevaluated``: evaluations are due, and there are no rows for them.
     """
 
     n_envs = 1
@@ -43,13 +46,15 @@ class TRLTrainer:
         total_steps: int,
         may_reset: bool = False,
         evaluation_seed: int = 0,
+        unevaluated: bool = False,
     ) -> None:
         self.native = native
         self.total_steps = total_steps
         self.columns = columns
         self._weights: WeightVector | None = None if columns is None else columns.follow(native)
-        self._evaluation_seed = evaluation_seed
+        self._evaluation_seed, self._unevaluated = evaluation_seed, unevaluated
         self._first = self.policy_state() if may_reset else None
+        self._warm = False
         self._restored: StateTree | None = None
         self._bridge: Bridge | None = None
 
@@ -59,6 +64,8 @@ class TRLTrainer:
         if self._restored is not None and self._restored["progress"]["global_step"] >= self.total_steps:
             events.start()
             return
+        if self._unevaluated:
+            events.control.note("No rows are held out: evaluation.every does nothing. Name rows under dataset.eval.")
         self.attach(events)
         if getattr(self.native.args, "log_completions", False):
             Path(self.native.args.output_dir, "completions").mkdir(parents=True, exist_ok=True)
@@ -97,6 +104,10 @@ class TRLTrainer:
         if self._weights is not None:
             self._weights.follow()
 
+    @property
+    def _contributed(self) -> Sequence[Contributed[Any]]:
+        return () if self.columns is None else self.columns.contributed
+
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
     def measure(self) -> Mapping[str, float]:
@@ -104,7 +115,7 @@ class TRLTrainer:
         if self.native.eval_dataset is None:
             return {}
         self._follow()
-        with set_aside(self._evaluation_seed):
+        with set_aside(self._evaluation_seed), untouched(self._contributed):
             found = self.native.evaluate()
         named = {name.removeprefix("eval_"): value for name, value in found.items() if is_number(value)}
         return {f"eval/{name}": float(value) for name, value in named.items() if name not in (*SPEED, "epoch")}
@@ -123,9 +134,9 @@ class TRLTrainer:
             )
         self._follow()
         rows = self.native.eval_dataset or self.native.train_dataset
-        width = self.native.args.per_device_train_batch_size * self.native.args.steps_per_generation
+        width = batch_width(self.native.args)
         returns: list[float] = []
-        with set_aside(seed), _in_evaluation(self.native):
+        with set_aside(seed), untouched(self._contributed), _in_evaluation(self.native):
             for first in range(0, episodes, width):
                 count = min(width, episodes - first)
                 returns += self._completed([dict(rows[(first + i) % len(rows)]) for i in range(count)])
@@ -136,9 +147,12 @@ class TRLTrainer:
     def _completed(self, inputs: list[dict[str, Any]]) -> list[float]:
         """Weighted rewards of one completion for each row."""
         prompts = [row["prompt"] for row in inputs]
-        # GRPO: prompt ids, ids, tool mask, completions, ...; RLOO: prompt ids, ids, completions
+        # GRPO: prompt ids, ids, tool mask, completions, log probs, a rollout's columns, ...; RLOO: prompt ids, ids, completions
         generated = self.native._generate(prompts)
         completions = generated[3] if len(generated) > 3 else generated[2]
+        for name, values in generated[5].items() if len(generated) > 5 else ():
+            for row, value in zip(inputs, values, strict=True):
+                row[name] = value
         rewards = self.native._calculate_rewards(inputs, prompts, completions, generated[1])
         weighted: list[float] = (rewards * self.native.reward_weights.to(rewards.device)).nansum(dim=1).tolist()
         return weighted
@@ -147,20 +161,21 @@ class TRLTrainer:
 
     def reset_policy(self, seed: int) -> None:
         """Back to the parameters that the run began with; they are the same for every seed. The optimiser forgets."""
-        assert self._first is not None, "kept wherever a callback could ask"
+        assert self._first is not None, "kept wherever somebody could ask"
         self.load_policy(self._first)
         optimizer = self.native.optimizer
         getattr(optimizer, "optimizer", optimizer).state.clear()
-        if hasattr(self.native, "_buffered_inputs"):
-            self.native._buffered_inputs = None
 
     def state_dict(self) -> StateTree:
         if self._restored is not None:
             return self._restored
-        return state.trainer_state(self.native, self._bridge is not None and self._bridge.logged)
+        logged = self._bridge is not None and self._bridge.logged
+        return {**state.trainer_state(self.native, logged), "first": self._first if self._warm else None}
 
     def load_state_dict(self, saved: StateTree) -> Sequence[str]:
         state.restore(self.native, saved)
+        if saved["first"] is not None:
+            self._first, self._warm = saved["first"], True
         self._restored = saved
         return list(saved["notes"])
 
@@ -168,7 +183,12 @@ class TRLTrainer:
         return {"policy": state.policy_state(self.native.accelerator.unwrap_model(self.native.model))}
 
     def load_policy(self, saved: StateTree) -> None:
+        """Before training they become the first parameters; amid it, completions in hand are another policy's and go."""
         state.load_policy(self.native.accelerator.unwrap_model(self.native.model), saved["policy"], "init_from")
+        if self._bridge is None and self._first is not None:
+            self._first, self._warm = self.policy_state(), True
+        if hasattr(self.native, "_buffered_inputs"):
+            self.native._buffered_inputs = None
 
     def export(self, folder: Path) -> Path:
         """The model and the tokenizer as transformers saves them (with PEFT the adapter alone), and ``rewards.json``."""
@@ -182,6 +202,11 @@ class TRLTrainer:
         return target
 
     def close(self) -> None: ...
+
+
+def may_reset(contributions: Contributions) -> bool:
+    """Whether anybody gets hold of a control, by which a policy can be reset."""
+    return bool(contributions.callbacks or contributions.evaluators)
 
 
 @contextmanager
