@@ -24,9 +24,9 @@ class Presented:
     labels: tuple[str, ...]
 
     def relabelled(self, ids: Iterable[str]) -> list[str]:
-        """Ids of the pool -> labels."""
+        """Ids -> labels; an id that retrieval left out gets a label that no answer can name, so it stays uncovered."""
         label = {passage.id: name for passage, name in zip(self.passages, self.labels, strict=True)}
-        return [label[id_] for id_ in ids]
+        return [label.get(id_, f"absent:{id_}") for id_ in ids]
 
     def originals(self, chosen: Iterable[str]) -> list[str]:
         """Labels -> ids of the pool."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from budwood.api import Array
+from budwood_lcqa_selector.dataset import present
 from budwood_lcqa_selector.head import SelectorHead, answer
-from budwood_lcqa_selector.head_features import Pools, pools
+from budwood_lcqa_selector.head_features import pools
 from budwood_lcqa_selector.parsing import parse
 from budwood_lcqa_selector.prompts import labels
 from budwood_lcqa_selector.records import PoolRow
@@ -66,8 +67,8 @@ class Data:
 
 
 def _relabelled(row: PoolRow) -> list[tuple[str, ...]]:
-    name = dict(zip(row.ids, labels(len(row.passages)), strict=True))
-    return [tuple(name[id_] for id_ in gold) for gold in row.gold_sets]
+    shown = present(row.passages)
+    return [tuple(shown.relabelled(gold)) for gold in row.gold_sets]
 
 
 def train(head: SelectorHead, data: Data, held_out: Data, training: Training, seed: int) -> Course:
@@ -101,7 +102,3 @@ def group_advantages(rewards: Array, group: int) -> tuple[Array, float]:
     spread = grouped.std(axis=1, ddof=1, keepdims=True)
     advantages = (grouped - grouped.mean(axis=1, keepdims=True)) / (spread + 1e-4)
     return advantages.ravel(), float((spread == 0).mean())
-
-
-def greedy(head: SelectorHead, of: Pools) -> list[tuple[int, ...]]:
-    return head.pick(of).order
