@@ -23,6 +23,7 @@ VALID = {
     '{"rationale": "a } and a { and a \\" in it", "ids": ["p1"]}': ("p1",),
     '{"rationale": ["a", "list"], "ids": ["p1"]}': ("p1",),
     '{"rationale": "für München 😀", "ids": ["p1"]}': ("p1",),
+    '{"rationale": "half of \\ud83d", "ids": ["p1"]}': ("p1",),
     '{"extra": {"deep": {}}, "ids": ["p1"]}': ("p1",),
     '{"rationale": null, "ids": ["p1"]}': ("p1",),
 }
@@ -177,3 +178,9 @@ def test_a_megabyte_of_anything_is_malformed_in_linear_time(text, think):
 
     # A quadratic scan takes hours for a megabyte; five seconds is far from either.
     assert seconds(text) < 5
+
+
+def test_half_a_character_in_a_rationale_can_be_written():
+    found = parse('{"rationale": "half \\ud83d, whole \\ud83d\\ude00", "ids": ["p1"]}', POOL)
+    assert found.rationale == "half \ufffd, whole 😀"
+    assert found.rationale.encode()

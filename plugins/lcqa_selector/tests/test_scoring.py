@@ -8,10 +8,11 @@ import pickle
 import pytest
 
 from budwood.api import Completions
+from budwood_lcqa_selector.following import SAMPLES_FILE, StageCallback
 from budwood_lcqa_selector.parsing import MALFORMED
 from budwood_lcqa_selector.reward import MODES
 from budwood_lcqa_selector.scoring import SAMPLES, PickerScore
-from budwood_lcqa_selector.stages import TWO_STAGES
+from budwood_lcqa_selector.stages import TWO_STAGES, StageController
 
 POOL = ["p1", "p2", "p3", "p4", "p5"]
 
@@ -97,3 +98,18 @@ def test_samples_are_of_evaluation_rows_and_few():
 
 def test_it_can_be_sent_to_another_process():
     assert pickle.loads(pickle.dumps(PickerScore(TWO_STAGES, 0.3, "beyond"))) == PickerScore(TWO_STAGES, 0.3, "beyond")
+
+
+def test_samples_with_half_a_character_reach_their_file(tmp_path):
+    keeping = PickerScore()
+    scored([r'{"rationale": "half \ud83d", "ids": ["p1"]}'], [0], score=keeping, role="eval")
+    StageCallback(StageController(), "reward", keeping.samples, tmp_path).on_run_end(None)
+    (sample,) = json.loads((tmp_path / SAMPLES_FILE).read_text())
+    assert sample["rationale"] == "half \ufffd"
+
+
+def test_evidence_that_retrieval_missed_is_uncovered_and_said_so():
+    keeping = PickerScore()
+    rewards, _ = scored([answer("p1")], [0], gold=[["p1", "absent:Rome"]], score=keeping, role="eval")
+    assert rewards == [0.5]
+    assert keeping.samples["q0"]["evidence"] == "p1 Ann; absent:Rome not in the pool"

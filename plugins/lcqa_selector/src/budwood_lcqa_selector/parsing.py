@@ -70,7 +70,12 @@ def _selection(found: dict[str, Any], pool: Collection[str]) -> Selection:
     if len(set(ids)) < len(ids):
         return Selection((), error="duplicate_id")
     rationale = found.get("rationale", "")
-    return Selection(ids, rationale if isinstance(rationale, str) else json.dumps(rationale))
+    return Selection(ids, _whole(rationale) if isinstance(rationale, str) else json.dumps(rationale))
+
+
+def _whole(text: str) -> str:
+    """JSON can spell half a character (a lone surrogate), which no file takes: U+FFFD instead."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _closed(text: str) -> bool:

@@ -70,11 +70,12 @@ class PickerScore:
         if row.get("role") != "eval" or (qid not in self.samples and len(self.samples) == SAMPLES):
             return
         titles = dict(zip(row["pool_ids"], row["pool_titles"], strict=True))
+        missed = {name: "not in the pool" for gold in gold_sets[:1] for name in gold if name not in titles}
         self.samples[qid] = {
             "question": row["question"],
             "stage": self.stages[row["stage"]].name,
             "chosen": _listed(selection.ids, titles) if selection.valid else f"malformed: {selection.error}",
-            "evidence": _listed(gold_sets[0], titles) if gold_sets else "unknown",
+            "evidence": _listed(gold_sets[0], titles | missed) if gold_sets else "unknown",
             "tokens kept": f"{100 * kept:.0f} %",
             "rationale": _short(selection.rationale, 200),
         }
