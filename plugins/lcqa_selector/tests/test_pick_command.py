@@ -112,6 +112,11 @@ def test_a_malformed_answer_is_an_error(capsys, endpoint, passages):
         ("missing.txt", None, "cannot be read"),
         ("bad.jsonl", b'{"text": "a"}\n{"text": \n', "line 2"),
         ("bad.jsonl", b'{"text": "a"}\n{"title": "b"}\n', 'line 2: a passage needs "text"'),
+        (
+            "bad.jsonl",
+            b'{"text": "a"}\n{"id": null, "text": "b"}\n',
+            "line 2: a passage's id is a string or an integer",
+        ),
         ("latin.txt", "für".encode("latin-1"), "cannot be read"),
         ("twice.jsonl", b'{"id": 1, "text": "a"}\n{"id": 1, "text": "b"}\n', "two passages have the id '1'"),
     ],

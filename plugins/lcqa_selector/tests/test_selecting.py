@@ -10,10 +10,16 @@ from dataclasses import dataclass, field
 import pytest
 
 from budwood.api import BudwoodError
-from budwood_lcqa_selector.dataset import present
+from budwood_lcqa_selector.dataset import present, stage_dataset
 from budwood_lcqa_selector.head import SelectorHead
+from budwood_lcqa_selector.head_training import Data
+from budwood_lcqa_selector.parsing import Selection
+from budwood_lcqa_selector.pooling import Pooling
+from budwood_lcqa_selector.prompts import labels
 from budwood_lcqa_selector.records import Passage
+from budwood_lcqa_selector.reward import score
 from budwood_lcqa_selector.selecting import PromptedPicker, pick, picker_named, shortlist
+from budwood_lcqa_selector.stages import StageController
 from budwood_lcqa_selector.worlds import fact_chain
 
 
@@ -101,6 +107,10 @@ def test_duplicates_are_shown_once_and_the_first_is_kept():
     assert generator.prompts[0][-1]["content"].count("same") == 1
 
 
+def test_copies_do_not_change_the_order():
+    assert pick("q", ["A x", "B x", "A x"], PromptedPicker(Scripted(naming("x")))).ids == ("p1", "p2")
+
+
 @pytest.mark.parametrize(
     ("question", "text"),
     [
@@ -144,6 +154,8 @@ def test_budget_keeps_what_ranks_first():
     [
         ([{"title": "no text"}], "passage 1 has no text"),
         ([3], "passage 1 has no text"),
+        (["a", {"text": None}], "passage 2 has no text"),
+        (["a", {"text": "b", "id": None}], "passage 2 has the id None"),
         ([{"id": "a", "text": "x"}, {"id": "a", "text": "y"}], "two passages have the id 'a'"),
     ],
 )
@@ -173,3 +185,14 @@ def test_presenting_shuffles_by_name_and_maps_back():
     assert one.originals(one.relabelled(row.gold_sets[0])) == list(row.gold_sets[0])
     places = [present(row.passages, str(seed)).relabelled(["p1"])[0] for seed in range(200)]
     assert len(set(places)) == 10
+
+
+def test_evidence_that_retrieval_missed_is_in_no_pool():
+    """An honest pool of five for chains among thirty: some of the evidence is not there, and picking all leaves it uncovered."""
+    rows = [Pooling(size=5).pool(fact_chain(seed, hops=3, pool=30)) for seed in range(5)]
+    assert min(row.pool_recall for row in rows) < 1
+    everything = Selection(tuple(labels(5)))
+    shown = stage_dataset(rows, StageController(), role="eval")
+    for row, trained, fetched in zip(rows, Data(rows).gold, shown, strict=True):
+        for gold in (trained, json.loads(fetched["gold_sets"])):
+            assert score(everything, gold, red=4, mode="none").value == pytest.approx(row.pool_recall)

@@ -124,14 +124,21 @@ def _passage(item: GivenPassage, number: int) -> Passage:
     if isinstance(item, Passage):
         return item
     values: Mapping[str, Any] = {"text": item} if isinstance(item, str) else item
-    try:
-        return Passage(
-            id=str(values.get("id", f"p{number}")), title=str(values.get("title") or ""), text=str(values["text"])
-        )
-    except (KeyError, AttributeError, TypeError) as error:
+    if not isinstance(values, Mapping) or not isinstance(values.get("text"), str):
         raise BudwoodError(
             f"passage {number} has no text", where="passages", do='Give a string, or a mapping with "text"'
-        ) from error
+        )
+    named = values.get("id", f"p{number}")
+    if not is_id(named):
+        raise BudwoodError(
+            f"passage {number} has the id {named!r}", where="passages", do="Give a string or an integer, or no id"
+        )
+    return Passage(id=str(named), title=str(values.get("title") or ""), text=values["text"])
+
+
+def is_id(value: Any) -> bool:
+    """Strings and integers; null would become the name of a passage."""
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def _row(question: str, passages: Sequence[Passage]) -> PoolRow:
@@ -143,4 +150,8 @@ def _row(question: str, passages: Sequence[Passage]) -> PoolRow:
 
 
 def _distinct(passages: Sequence[Passage]) -> list[Passage]:
-    return list({(passage.title, passage.text): passage for passage in reversed(passages)}.values())[::-1]
+    """The first of each copy, in their order."""
+    first: dict[tuple[str, str], Passage] = {}
+    for passage in passages:
+        first.setdefault((passage.title, passage.text), passage)
+    return list(first.values())

@@ -71,12 +71,15 @@ def command(
 def read_passages(path: Path) -> list[dict[str, Any] | str]:
     """:raises DataError: for a file that is missing, is not UTF-8, or has a line that is no passage, naming it."""
     from budwood_lcqa_selector.records import DataError, bad_line, read_jsonl
+    from budwood_lcqa_selector.selecting import is_id
 
     if path.suffix in (".jsonl", ".ndjson"):
         found: list[dict[str, Any] | str] = []
         for number, values in read_jsonl(path):
             if not isinstance(values.get("text"), str):
                 raise bad_line(path, number, 'a passage needs "text", a string')
+            if not is_id(values.get("id", "")):
+                raise bad_line(path, number, f"a passage's id is a string or an integer, not {values['id']!r}")
             found.append(values)
         return found
     try:
