@@ -52,6 +52,19 @@ def test_a_new_stage_counts_afresh():
     assert three.stepped(8) == Switch(2, 8, "max_steps")
 
 
+def test_no_gain_at_all_is_none_however_small_a_gain_counts():
+    stages = controller(patience=2, min_delta=0)
+    assert [stages.evaluated(step, 0.5) for step in (1, 2, 3)] == [None, None, Switch(1, 3, "plateau")]
+
+
+def test_an_evaluation_without_a_number_is_no_gain_and_never_the_best():
+    stages = controller(patience=3, min_delta=0)
+    nan = float("nan")
+    assert [stages.evaluated(step, value) for step, value in enumerate([nan, 0.1, nan, 0.2, nan, nan])] == [None] * 6
+    assert stages.best == 0.2
+    assert stages.evaluated(6, nan) == Switch(1, 6, "plateau")
+
+
 @given(st.lists(st.floats(0, 1), max_size=30), st.integers(0, 30))
 def test_state_continues_anywhere(values, cut):
     whole, first = controller(patience=2, max_steps=12), controller(patience=2, max_steps=12)

@@ -7,6 +7,7 @@ itself, since rows may have been fetched before the switch and be scored after i
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ class StageController:
 
     def evaluated(self, step: int, value: float) -> Switch | None:
         """After an evaluation, higher being better: the switch, if the stage has stopped gaining."""
-        if self.best is None or value >= self.best + self.stage.min_delta:
+        if value > (-math.inf if self.best is None else self.best + self.stage.min_delta):  # never true of NaN
             self.best, self.stale = value, 0
         else:
             self.stale += 1
