@@ -138,6 +138,46 @@ def test_resumed_after_the_switch(whole, files, tmp_path):
     assert {key: parts[key] for key in late} == late
 
 
+def waiting(files: Path, out: Path, **evaluation):
+    """Its first stage waits for a plateau; a gain of 2 is more than rewards can give."""
+    made = config(files, out)
+    made["plugins"]["lcqa_selector"]["stages"][0] |= {"max_steps": None, "patience": 1, "min_delta": 2.0}
+    made["evaluation"] |= evaluation
+    return made
+
+
+def test_a_plateau_ends_the_first_stage(files, tmp_path):
+    """Evaluations at 2 and at 4: the second brings no gain."""
+    from budwood import run
+
+    numbers = logged(run(waiting(files, tmp_path)))
+    assert {key: value for key, value in numbers.items() if key[1] == "lcqa_selector/switched"} == {
+        (4, "lcqa_selector/switched"): 4
+    }
+    stages = [value for (_, name), value in sorted(numbers.items()) if name == "train/lcqa_selector/stage"]
+    assert (stages[0], stages[-1]) == (0, 1)
+
+
+@pytest.mark.parametrize("lacking", ["rows", {"every": 20_000}, {"every": None}, {"episodes": 0}])
+def test_a_stage_that_nothing_ends_is_refused_at_set_up(files, tmp_path, lacking):
+    from budwood import run
+
+    made = waiting(files, tmp_path, **({} if lacking == "rows" else lacking))
+    if lacking == "rows":
+        del made["plugins"]["lcqa_selector"]["eval_rows"]
+    with pytest.raises(BudwoodError, match="'recall' would never end"):
+        run(made)
+
+
+def test_an_evaluation_without_the_monitored_number_ends_the_run(files, tmp_path):
+    from budwood import run
+
+    made = waiting(files, tmp_path)
+    made["plugins"]["lcqa_selector"]["monitor"] = "rewrad"
+    with pytest.raises(BudwoodError, match=r"(?s)'rewrad' of evaluations.* reward"):
+        run(made)
+
+
 def test_loader_processes_are_refused(files, tmp_path):
     from budwood import run
 

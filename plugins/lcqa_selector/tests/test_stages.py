@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budwood.api import CheckpointError
-from budwood_lcqa_selector.stages import PRECISION, RECALL, Stage, StageController, Switch
+from budwood.api import CheckpointError, ConfigError
+from budwood_lcqa_selector.stages import PRECISION, RECALL, Stage, StageController, Switch, refuse_endless
 
 
 def controller(**first) -> StageController:
@@ -108,5 +108,20 @@ def test_a_state_of_other_stages(tmp_path):
 def test_evaluations_of_budwood_and_of_trl(name):
     stages = controller(patience=1)
     assert stages.measured(1, {name: 0.5, "eval/loss": 9.0}, "reward") is None
-    assert stages.measured(2, {"eval/loss": 9.0}, "reward") is None, "nothing was measured"
     assert stages.measured(3, {name: 0.5}, "reward") == Switch(1, 3, "plateau")
+
+
+def test_an_evaluation_without_the_monitored_number():
+    stages = controller(max_steps=5)
+    with pytest.raises(ConfigError, match=r"'f1' of evaluations.*\n?.*loss, reward"):
+        stages.measured(2, {"eval_reward": 0.5, "eval_loss": 9.0, "epoch": 1.0}, "f1")
+    stages.stepped(5)
+    assert stages.measured(6, {"eval_loss": 9.0}, "f1") is None, "the last stage waits for nothing"
+
+
+def test_a_stage_that_nothing_ends():
+    for evaluated, max_steps in ((True, None), (False, 5), (True, 5)):
+        refuse_endless(controller(max_steps=max_steps).stages, evaluated, "stages")
+    refuse_endless([PRECISION], False, "stages")
+    with pytest.raises(ConfigError, match="'recall' would never end"):
+        refuse_endless(controller().stages, False, "stages")

@@ -12,7 +12,7 @@ from budwood_lcqa_selector.dataset import stage_dataset
 from budwood_lcqa_selector.following import StageCallback
 from budwood_lcqa_selector.records import read_rows
 from budwood_lcqa_selector.scoring import PickerScore
-from budwood_lcqa_selector.stages import StageController
+from budwood_lcqa_selector.stages import StageController, refuse_endless
 
 WHERE = "plugins.lcqa_selector"
 
@@ -31,6 +31,8 @@ class Picking:
 
     def dataset(self, role: str) -> Any | None:
         """The rows of ``role``, train or eval; None where the section names no file for it."""
+        if role == "eval" and "evaluation" in self.run.config:
+            refuse_endless(self.config.stages, self._evaluated(), f"{WHERE}.stages")
         name = self.config.rows if role == "train" else self.config.eval_rows
         if name is None:
             return None
@@ -39,6 +41,13 @@ class Picking:
             key = "rows" if role == "train" else "eval_rows"
             raise ConfigError(f"{name} has no rows", where=f"{WHERE}.{key}", do="Mine some: lcqa mine")
         return stage_dataset(rows, self.controller, self.config.prompt, seed=self.run.seed, role=role)
+
+    def _evaluated(self) -> bool:
+        """Whether the run evaluates, on rows of its own, before its end."""
+        evaluation, trainer = self.run.config["evaluation"], self.run.config["trainer"]
+        rows = self.config.eval_rows or self.run.config.get("dataset", {}).get("eval")
+        every = evaluation["every"]
+        return bool(rows and evaluation["episodes"] and every and every < trainer["total_steps"])
 
     def callback(self) -> StageCallback:
         return StageCallback(self.controller, self.config.monitor, self.score.samples, self.run.folder)

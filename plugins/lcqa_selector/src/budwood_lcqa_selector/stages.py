@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from budwood.api import CheckpointError, Config, StateTree
+from budwood.api import CheckpointError, Config, ConfigError, StateTree
 from budwood_lcqa_selector.prompts import TIGHT, WIDE
 
 STATE_FILE = "stage_state.json"
@@ -85,9 +85,23 @@ class StageController:
         return self._next(step, "plateau") if done and not self.last else None
 
     def measured(self, step: int, metrics: Mapping[str, float], monitor: str) -> Switch | None:
-        """:meth:`evaluated` with the number ``monitor``, which budwood calls ``eval/NAME`` and TRL ``eval_NAME``."""
+        """:meth:`evaluated` with the number ``monitor``, which budwood calls ``eval/NAME`` and TRL ``eval_NAME``.
+
+        :raises ConfigError: if it is not among ``metrics``, and a stage waits for it.
+        """
         found = next((metrics[name] for name in (f"eval/{monitor}", f"eval_{monitor}") if name in metrics), None)
-        return None if found is None else self.evaluated(step, found)
+        if found is not None:
+            return self.evaluated(step, found)
+        if self.last:
+            return None
+        there = (
+            ", ".join(sorted(name.removeprefix("eval")[1:] for name in metrics if name.startswith("eval"))) or "none"
+        )
+        raise ConfigError(
+            f"the stage {self.stage.name!r} ends when {monitor!r} of evaluations stops rising, and this evaluation has none",
+            where="monitor",
+            do=f"Choose among the numbers there are: {there}",
+        )
 
     def _next(self, step: int, reason: Reason) -> Switch:
         self.index += 1
@@ -137,3 +151,14 @@ class StageController:
                 do="Resume from a checkpoint that was written with the same stage callback",
             ) from error
         self.load_state_dict(state)
+
+
+def refuse_endless(stages: Sequence[Stage], evaluated: bool, where: str) -> None:
+    """:raises ConfigError: for a stage before the last that nothing ends: no ``max_steps``, and no evaluation to watch."""
+    endless = [stage.name for stage in stages[:-1] if stage.max_steps is None]
+    if endless and not evaluated:
+        raise ConfigError(
+            f"the stage {endless[0]!r} would never end: it has no max_steps, and no evaluation comes before training ends",
+            where=where,
+            do="Give it max_steps, or held-out rows and evaluations on them",
+        )

@@ -3,8 +3,11 @@
 controller = StageController(config.stages)
 GRPOTrainer(
     model, reward_funcs=picker_reward(config), train_dataset=stage_dataset(rows, controller, config.prompt),
-    callbacks=[StageTrainerCallback(controller, config.monitor)], args=GRPOConfig(...),
+    eval_dataset=stage_dataset(held_out, controller, config.prompt, role="eval"),
+    callbacks=[StageTrainerCallback(controller, config.monitor)], args=GRPOConfig(eval_strategy="steps", eval_steps=10, ...),
 )
+
+Evaluations end a stage; without any, every stage but the last needs ``max_steps``.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from budwood.api import Completions
 from budwood_lcqa_selector.assembly import refuse_workers
 from budwood_lcqa_selector.config import SelectorConfig
 from budwood_lcqa_selector.scoring import PickerScore
-from budwood_lcqa_selector.stages import StageController
+from budwood_lcqa_selector.stages import StageController, refuse_endless
 
 
 def picker_reward(config: SelectorConfig) -> PickerReward:
@@ -75,6 +78,7 @@ class StageTrainerCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         refuse_workers(args.dataloader_num_workers, "dataloader_num_workers")
+        refuse_endless(self.controller.stages, args.eval_strategy != "no", "stages")
         if state.global_step and not self.resumed:
             self.controller.load(_checkpoint(args, state))
 
