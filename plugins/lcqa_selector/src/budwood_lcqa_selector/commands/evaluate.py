@@ -33,8 +33,8 @@ SHOWN = {
     multiple=True,
     default=DEFAULT,
     show_default=True,
-    help="bm25:K, dense:K, hybrid:K, cross_encoder:K, mmr:K, random:K, adaptive_k, threshold:SCORE, full or oracle; "
-    "may be given several times.",
+    help="bm25:K, dense:K, hybrid:K, cross_encoder:K, mmr:K, random:K, adaptive_k, threshold:SCORE, "
+    "head:FILE (a selector head), full or oracle; may be given several times.",
 )
 @click.option("--budget", type=click.IntRange(1), help="Tokens a pick may have; each method fills it in its own order.")
 @click.option("--no-answers", is_flag=True, help="Only compare picks with the gold sets; generate nothing.")
