@@ -14,7 +14,7 @@ from budwood_lcqa_selector.dataset import stage_dataset
 from budwood_lcqa_selector.parsing import MALFORMED, parse
 from budwood_lcqa_selector.prompts import TIGHT, WIDE
 from budwood_lcqa_selector.records import PoolRow
-from budwood_lcqa_selector.stages import PRECISION, RECALL, StageController
+from budwood_lcqa_selector.stages import PRECISION, RECALL, StageController, Switch
 from budwood_lcqa_selector.worlds import fact_chain
 
 trl = pytest.importorskip("trl")
@@ -170,6 +170,21 @@ def test_a_checkpoint_without_its_stage_is_refused(toy, tmp_path):
 def test_loader_processes_are_refused(toy, tmp_path):
     with pytest.raises(ConfigError, match="2 loader processes"):
         trained(toy, tmp_path, steps=1, dataloader_num_workers=2, eval_strategy="no")
+
+
+PLATEAU = SelectorConfig(stages=(RECALL.model_copy(update={"patience": 1, "min_delta": 2.0}), PRECISION), words=12)
+
+
+def test_a_plateau_ends_the_first_stage(toy, tmp_path):
+    """Evaluations at 2 and at 4; a gain of 2 is more than rewards can give."""
+    _, controller, reward = trained(toy, tmp_path, steps=7, config=PLATEAU, eval_steps=2, save_strategy="no")
+    assert controller.switches == [Switch(1, 4, "plateau")]
+    assert {row["stage"] for row in reward.seen if row["role"] == "train"} == {0, 1}
+
+
+def test_a_stage_that_nothing_ends_is_refused(toy, tmp_path):
+    with pytest.raises(ConfigError, match="'recall' would never end"):
+        trained(toy, tmp_path, steps=1, config=PLATEAU, eval_strategy="no")
 
 
 @pytest.mark.slow
