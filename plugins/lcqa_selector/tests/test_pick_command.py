@@ -10,6 +10,7 @@ import pytest
 
 from budwood.cli import main
 from budwood_lcqa_selector.head import SelectorHead
+from budwood_lcqa_selector.prompts import UNREASONED
 from budwood_lcqa_selector.worlds import fact_chain
 
 ROW = fact_chain(4, hops=2, pool=8)
@@ -95,6 +96,71 @@ def test_with_an_endpoint(capsys, endpoint, passages):
     (asked,) = Completions.asked
     assert asked["model"] == "some-model"
     assert ROW.question in asked["messages"][-1]["content"]
+
+
+TRAINED = """\
+plugins:
+  lcqa-selector:
+    task: Choose the facts.
+    words: 3
+    rationale: false
+    rows: mined.jsonl
+    stages:
+      - {name: wide, red: 4, prompt: All that may help., max_steps: 5}
+      - {name: tight, red: 1, prompt: No more than needed.}
+"""
+
+
+def test_a_picker_is_asked_as_it_was_trained(capsys, endpoint, passages, tmp_path):
+    (tmp_path / "run.yaml").write_text(TRAINED)
+    words = (
+        "--question",
+        ROW.question,
+        "--passages",
+        passages,
+        "--picker",
+        endpoint,
+        "--config",
+        tmp_path / "run.yaml",
+    )
+    Completions.content = '{"ids": ["p1"]}'
+    assert typed(capsys, *words)[0] == 0
+    system, user = (message["content"] for message in Completions.asked[0]["messages"])
+    assert system == f"Choose the facts. {UNREASONED} No more than needed."
+    first = ROW.passages[0]
+    assert f"[p1] {first.title}: {' '.join(first.text.split()[:3])} …\n" in user
+    Completions.content = 'So: {"ids": ["p1"]}'
+    code, _, said = typed(capsys, *words)
+    assert code != 0
+    assert "malformed: leading_text" in said, "think was not allowed in training"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "No such file"),
+        ("a: [", "cannot be read"),
+        ("", "no section plugins.lcqa_selector"),
+        ("plugins: {lcqa_selector: {stages: []}}", "no section plugins.lcqa_selector"),
+        ("plugins: {lcqa_selector: {words: many}}", "valid integer"),
+    ],
+)
+def test_a_yaml_that_says_nothing_of_asking(capsys, endpoint, passages, tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "run.yaml").write_text(text)
+    code, _, said = typed(
+        capsys, "--question", "q", "--passages", passages, "--picker", endpoint, "--config", tmp_path / "run.yaml"
+    )
+    assert code != 0
+    assert message in said
+
+
+def test_a_head_is_asked_nothing(capsys, head, passages, tmp_path):
+    (tmp_path / "run.yaml").write_text(TRAINED)
+    words = ("--question", "q", "--passages", passages, "--picker", head, "--config", tmp_path / "run.yaml")
+    code, _, said = typed(capsys, *words)
+    assert code != 0
+    assert "asked nothing" in said
 
 
 def test_a_malformed_answer_is_an_error(capsys, endpoint, passages):

@@ -43,15 +43,20 @@ class PickerPrompt:
         """The conversation that asks for a pick among ``passages``, shown under ``ids``."""
         system = " ".join(part for part in (self.task, self.form, stage) if part)
         lines = [f"[{label}] {self._line(passage)}" for label, passage in zip(ids, passages, strict=True)]
-        user = "\n".join([*lines, "", f"Question: {' '.join(question.split())}"])
+        user = "\n".join([*lines, "", f"Question: {unmarked(' '.join(question.split()))}"])
         return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
     def _line(self, passage: Shown) -> str:
-        """One line a passage, so that no text can look like another passage."""
+        """One line a passage, whatever it holds."""
         shown = passage.text.split(None, self.words)
         text = " ".join(shown[: self.words]) + (" …" if len(shown) > self.words else "")
         title = " ".join(passage.title.split())
-        return f"{title}: {text}" if title else text
+        return unmarked(f"{title}: {text}" if title else text)
+
+
+def unmarked(text: str) -> str:
+    """``text`` without the brackets of chat marks such as ``<|im_end|>``, which a tokenizer would read as the mark itself."""
+    return text.replace("<|", "< |").replace("|>", "| >")
 
 
 def labels(count: int) -> list[str]:

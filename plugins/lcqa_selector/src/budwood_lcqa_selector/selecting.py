@@ -16,6 +16,7 @@ from budwood_lcqa_selector.records import Passage, PoolRow
 from budwood_lcqa_selector.retrieval import BM25, top
 
 if TYPE_CHECKING:
+    from budwood_lcqa_selector.config import SelectorConfig
     from budwood_models import Generator
 
 HEAD = "head:"
@@ -111,13 +112,23 @@ def shortlist(question: str, passages: Sequence[Passage], candidates: int, budge
     return [passage for place, passage in enumerate(passages) if place in kept]
 
 
-def picker_named(name: str, key_env: str | None = None, max_tokens: int = 256) -> Picker:
-    """``head:FILE``, an endpoint ``http(s)://host/v1#model``, else a language model to load."""
+def picker_named(
+    name: str, key_env: str | None = None, max_tokens: int = 256, asked: SelectorConfig | None = None
+) -> Picker:
+    """``head:FILE``, an endpoint ``http(s)://host/v1#model``, else a language model to load.
+
+    ``asked``: ask as in the last stage of this training. :raises BudwoodError: for a head with ``asked``, or none in FILE.
+    """
     if name.startswith(HEAD):
+        if asked is not None:
+            raise BudwoodError("a selector head is asked nothing", where=name, do="Leave --config out")
         return SelectorHead.load(Path(name.removeprefix(HEAD)))
     from budwood_lcqa_selector.parts import generator_named
 
-    return PromptedPicker(generator_named(name, key_env), max_tokens=max_tokens)
+    generator = generator_named(name, key_env)
+    if asked is None:
+        return PromptedPicker(generator, max_tokens=max_tokens)
+    return PromptedPicker(generator, asked.prompt, asked.stages[-1].prompt, asked.think, max_tokens)
 
 
 def _passage(item: GivenPassage, number: int) -> Passage:
