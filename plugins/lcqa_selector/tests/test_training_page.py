@@ -9,16 +9,26 @@ from pathlib import Path
 import pytest
 
 from budwood_lcqa_selector.ablation import FULL, TESTED, VARIANTS
+from budwood_lcqa_selector.hotpotqa import MEASURES, PAIRS
 from budwood_lcqa_selector.study_table import table
 
 FOLDER = Path(__file__).parents[3] / "docs" / "methods" / "lcqa_selector"
 PAGE = FOLDER / "training.md"
-TABLES = ("ablation_pool10", "ablation_pool30", "hotpotqa")
+TABLES = ("ablation_pool10", "ablation_pool30", "hotpotqa", "hotpotqa_pairs")
 
 
 def rows(name: str) -> list[dict[str, str]]:
     with (FOLDER / f"{name}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def said(text: str) -> bool:
+    return text in " ".join(PAGE.read_text().split())
+
+
+def quoted(row: dict[str, str], measure: str, digits: int = 2) -> str:
+    mean, low, high = (f"{float(row[measure + end]):.{digits}f}" for end in ("", "_low", "_high"))
+    return f"{mean} ({low} to {high})"
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -81,3 +91,67 @@ def test_what_the_page_claims_of_hotpotqa():
     blind = found["head, no rationale"]
     assert float(blind["evidence_f1"]) <= float(found["BM25 at the tokens of: head, no rationale"]["evidence_f1"])
     assert (head["seeds"], head["questions"]) == ("5", "100")
+
+
+def test_the_rationale_is_quoted_as_measured():
+    ten, thirty = ({row["arm"]: row for row in rows(f"ablation_pool{pool}")} for pool in (10, 30))
+
+    def mean(arms: dict[str, dict[str, str]], arm: str, measure: str) -> str:
+        return f"{float(arms[arm][measure]):.2f}"
+
+    one, other = (mean(ten, arm, "answered") for arm in ("no rationale", "full"))
+    assert said(f"{one} of the questions are answered instead of {other}")
+    f1, answered = (
+        "{} instead of {}".format(*(mean(thirty, arm, measure) for arm in ("no rationale", "full")))
+        for measure in ("evidence_f1", "answered")
+    )
+    assert said(f"F1 {f1} and answers {answered}, with intervals of the arms that overlap")
+    for measure in ("evidence_f1", "answered"):
+        low, high = thirty["full"][f"{measure}_low"], thirty["no rationale"][f"{measure}_high"]
+        assert float(low) < float(high)
+    later = "F1 {} instead of {}".format(*(mean(thirty, arm, "evidence_f1") for arm in ("no first stage", "full")))
+    assert said(f"ends better, {later}")
+
+
+def test_the_dead_first_stage_is_quoted_as_it_went():
+    """Pools of thirty, arm full: what the last batch of the first stage looks like, and the run fifty steps on."""
+    courses = [row for row in rows("courses_pool30") if row["arm"] == "full"]
+    first = [row for row in courses if row["stage"] == "0"]
+    last = max(int(row["step"]) for row in first)
+    ends = [row for row in first if int(row["step"]) == last]
+    assert len(ends) == 5, "the stage ends at the same step with every seed"
+    assert last < FULL.stages[0].max_steps, "so a plateau ended it"
+    sizes, flat, rewards = (
+        sorted(float(row[name]) for row in ends) for name in ("size", "groups_without_spread", "reward")
+    )
+    assert said(f"after {last} steps, when all five seeds pick {sizes[0]:.2f} to {sizes[-1]:.2f} passages")
+    assert said(f"{100 * flat[0]:.0f} to {100 * flat[-1]:.0f} % of their groups have no spread")
+    assert said(f"mean rewards are {rewards[0]:.3f} to {rewards[-1]:.3f}")
+    later = sorted(float(row["size"]) for row in courses if int(row["step"]) == 150)
+    assert said(f"three seeds of five pick {later[0]:.1f} to {later[2]:.1f} passages, two still {later[3]:.1f} to")
+    assert said(f"two still {later[3]:.1f} to {later[4]:.1f}.")
+    untrained = next(row for row in rows("ablation_pool30") if row["arm"] == "untrained")
+    assert said(f"rises from {float(untrained['size']):.1f} to 9.7")
+
+
+def test_differences_on_hotpotqa_are_quoted_as_measured():
+    found = {row["arm"]: row for row in rows("hotpotqa_pairs")}
+    head = found["head minus BM25 at the tokens of: head"]
+    parts = [f"{name} {quoted(head, m)}" for name, m in (("recall", "evidence_recall"), ("F1", "evidence_f1"))]
+    assert said(f"{', '.join(parts)} and all evidence {quoted(head, 'covered')} more")
+    assert said(f"it spends {quoted(head, 'tokens', 1)} tokens more")
+    blind = found["head, no rationale minus BM25 at the tokens of: head, no rationale"]
+    assert said(f"not better than BM25 (F1 {quoted(blind, 'evidence_f1')})")
+    assert said(f"(F1 {quoted(found['head minus head, no rationale'], 'evidence_f1')} between the two)")
+    adaptive = found["head minus adaptive-k"]
+    assert said(f"(recall {quoted(adaptive, 'evidence_recall')})")
+    assert said(f"fewer tokens is open, {quoted(adaptive, 'tokens', 0)}.")
+
+
+def test_differences_are_those_of_the_arms():
+    arms, pairs = ({row["arm"]: row for row in rows(name)} for name in ("hotpotqa", "hotpotqa_pairs"))
+    assert set(pairs) == {f"{one} minus {other}" for one, other in PAIRS}
+    for one, other in PAIRS:
+        for measure in MEASURES:
+            gap = float(arms[one][measure]) - float(arms[other][measure])
+            assert float(pairs[f"{one} minus {other}"][measure]) == pytest.approx(gap, abs=2e-4)

@@ -18,6 +18,7 @@ from budwood_lcqa_selector import evaluation
 from budwood_lcqa_selector.baselines import Chosen, full, ranker, topk
 from budwood_lcqa_selector.head import SelectorHead
 from budwood_lcqa_selector.head_training import Course, Data, Training, train
+from budwood_lcqa_selector.intervals import interval
 from budwood_lcqa_selector.records import Choice, PoolRow
 from budwood_lcqa_selector.stages import PRECISION, RECALL
 from budwood_lcqa_selector.worlds import fact_chain, follow
@@ -62,17 +63,6 @@ def picked(head: SelectorHead, data: Data, rng: np.random.Generator | None = Non
     order = head.pick(data.pools, rng).order
     chosen = [Chosen(tuple(row.passages[i].id for i in places)) for row, places in zip(data.rows, order, strict=True)]
     return np.array([measures(row, choice) for row, choice in zip(data.rows, chosen, strict=True)])
-
-
-def interval(values: Array) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of (seeds, questions) values; seeds and questions are drawn alike, 2,000 times."""
-    rng = np.random.default_rng(0)
-    seeds, questions = values.shape
-    means = [
-        values[rng.integers(seeds, size=seeds)][:, rng.integers(questions, size=questions)].mean() for _ in range(2_000)
-    ]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def study(pool: int, seeds: int) -> tuple[dict[str, Array], dict[tuple[str, int], Course], dict[str, float]]:

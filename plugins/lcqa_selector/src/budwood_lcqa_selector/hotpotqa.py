@@ -14,15 +14,22 @@ import numpy as np
 
 from budwood.api import Array
 from budwood_lcqa_selector import evaluation
-from budwood_lcqa_selector.ablation import FULL, interval
+from budwood_lcqa_selector.ablation import FULL
 from budwood_lcqa_selector.baselines import Chosen, adaptive_k, budgeted, full, oracle, ranker, topk
 from budwood_lcqa_selector.head import SelectorHead
 from budwood_lcqa_selector.head_training import Data, train
+from budwood_lcqa_selector.intervals import interval, write_pairs
 from budwood_lcqa_selector.judges import contains
 from budwood_lcqa_selector.loaders import load
 from budwood_lcqa_selector.records import Choice, PoolRow
 
 FOLDS = 5
+PAIRS = (
+    ("head", "BM25 at the tokens of: head"),
+    ("head, no rationale", "BM25 at the tokens of: head, no rationale"),
+    ("head", "head, no rationale"),
+    ("head", "adaptive-k"),
+)
 MEASURES = ("evidence_recall", "evidence_precision", "evidence_f1", "covered", "size", "tokens", "has_answer")
 
 
@@ -75,7 +82,7 @@ def study(rows: list[PoolRow], seeds: int) -> tuple[dict[str, Array], float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="HotpotQA rows with gold_ids, as JSON lines")
-    parser.add_argument("folder", type=Path, help="where the table goes")
+    parser.add_argument("folder", type=Path, help="where the tables go")
     parser.add_argument("--seeds", type=int, default=5)
     given = parser.parse_args()
     rows = list(load(given.data, "shipped"))
@@ -91,6 +98,7 @@ def main() -> None:
                 cells += [f"{x:.4f}" for x in (known.mean(), *interval(known))]
             table.writerow([name, *values.shape[:2], *cells])
             print(f"{name}: " + ", ".join(f"{m} {np.nanmean(values[..., i]):.3f}" for i, m in enumerate(MEASURES)))
+    write_pairs(given.folder / "hotpotqa_pairs.csv", arms, PAIRS, MEASURES)
     print(f"{seconds:.0f} processor seconds for {2 * FOLDS * given.seeds} trainings")
 
 

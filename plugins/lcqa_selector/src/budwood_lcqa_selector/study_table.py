@@ -37,7 +37,7 @@ def table(path: Path) -> list[str]:
 
 
 def _cell(mean: float, low: float, high: float) -> str:
-    digits = 0 if mean >= 20 else 2
+    digits = 0 if abs(mean) >= 20 else 2
     return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
