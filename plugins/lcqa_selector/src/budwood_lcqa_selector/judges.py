@@ -145,6 +145,7 @@ class LLMJudge(Judge):
             "model": dict(self.generator.identity),
             "prompt": hashlib.sha256(prompts).hexdigest()[:16],
             "max_tokens": self.max_tokens,
+            "reading": READING,
         }
 
     def score_all(self, answered: Sequence[Answered]) -> list[Verdict]:
@@ -162,18 +163,28 @@ class LLMJudge(Judge):
         return [{"role": "system", "content": rubric}, {"role": "user", "content": content}]
 
 
-_FIELD = re.compile(r'"(?:verdict|correct)"\s*:\s*"?(correct|incorrect|true|false|yes|no)\b', re.IGNORECASE)
-_WORDS = (
-    (re.compile(r"\b(?:incorrect|wrong|not)\b|n't\b", re.IGNORECASE), False),
-    (re.compile(r"\bcorrect\b", re.IGNORECASE), True),
-    (re.compile(r"\b(?:false|no)\b", re.IGNORECASE), False),
-    (re.compile(r"\b(?:true|yes)\b", re.IGNORECASE), True),
-)
+_SAID = r"[\s*]*:[\s*]*(?:([\"']?)(correct|incorrect|true|false|yes|no|0|1|null|none)[\s*.!]*(?:\1[\s*]*(?=[,}\n]|\Z)|\Z))?"
+_QUOTED = re.compile(rf"[\"'](?:verdict|correct)[\"']{_SAID}", re.IGNORECASE)
+_BARE = re.compile(rf"\b(?:verdict|correct)\b{_SAID}", re.IGNORECASE)
+_AGAINST = re.compile(r"\b(?:incorrect|inaccurate|wrong|not|false|no)\b|n't\b", re.IGNORECASE)
+_HEDGED = re.compile(r"\b(?:but|however|would|should|partly|partially|almost|nearly)\b", re.IGNORECASE)
+_AT_THE_END = re.compile(r"\b(?:correct|true|yes)\W*\Z", re.IGNORECASE)
+READING = 2
+"""Number of the rules of :func:`read_verdict`: verdicts read by others are not reused."""
 
 
 def read_verdict(reply: str) -> bool | None:
-    """A JSON field first, the last if several; else whole words, in the order of ``_WORDS``: "not correct" and
-    "INCORRECT" are against. None: nothing of the kind was said."""
-    if fields := _FIELD.findall(reply):
-        return fields[-1].lower() in {"correct", "true", "yes"}
-    return next((verdict for pattern, verdict in _WORDS if pattern.search(reply)), None)
+    """None where no verdict can be read, which is not the same as one against the answer.
+
+    The value of a field ``verdict`` or ``correct``, quoted or not, the last if several; if one of them holds anything
+    else there is no verdict. Without such a field: a word against comes first ("not correct", "INCORRECT"), and a
+    word for counts at the end of the reply only, since "the correct answer is Rome" judges nothing.
+    """
+    if fields := _QUOTED.findall(reply) or _BARE.findall(reply):
+        values = [value.lower() for _, value in fields]
+        if any(value in {"", "null", "none"} for value in values):
+            return None
+        return values[-1] in {"correct", "true", "yes", "1"}
+    if _AGAINST.search(reply):
+        return False
+    return True if _AT_THE_END.search(reply[-200:]) and not _HEDGED.search(reply) else None
