@@ -132,7 +132,8 @@ def test_no_text_is_encoded_twice():
         ("", ["ab"], (0, 0, 0, 0, 0)),
         ("", [""], (1, 1, 1, 1, 1)),
         ("a", [""], (0, 1, 0, 0, 1)),
-        ("cd", ["ab", "c", "cde"], (1, 2 / 3, 0.8, 0, 0)),
+        ("cd", ["ab", "c", "cde"], (1, 2 / 3, 0.8, 0, 1)),
+        ("cd", ["ab", "cde"], (1, 2 / 3, 0.8, 0, 0)),
     ],
 )
 def test_evidence(picked, gold, numbers):
@@ -195,6 +196,8 @@ def test_a_malformed_choice_counts_as_empty_by_its_kind():
     assert (first.values["invalid"], first.values["invalid/bad_json"], first.values["size"]) == (1.0, 1.0, 0.0)
     assert (first.values["accuracy"], first.values["evidence_f1"]) == (0.0, 0.0)
     assert all(other.values["accuracy"] == 1.0 and other.values["invalid"] == 0.0 for other in others)
+    share = summarise([first, *others])["invalid/bad_json"]
+    assert (share.mean, share.n) == (0.25, 4)
 
 
 class Silent(Judge):

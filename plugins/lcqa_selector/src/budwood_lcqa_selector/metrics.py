@@ -6,7 +6,7 @@ Rewrites of one question share its difficulty, so whole questions (``root_qid``)
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,12 +25,14 @@ class Evidence:
 
 
 def evidence(chosen: Iterable[str], gold_sets: Sequence[Sequence[str]]) -> Evidence:
-    """Precision and recall over passage ids, for the gold set with the best F1; ``covered``: it is wholly in the pick.
+    """Precision and recall over passage ids, for the gold set with the best F1; ``covered``: any gold set is wholly in
+    the pick.
 
     An empty pick has precision 0, unless the gold set is empty too.
     """
     picked = set(chosen)
-    return max((_against(picked, set(gold)) for gold in gold_sets), key=lambda found: found.f1)
+    best = max((_against(picked, set(gold)) for gold in gold_sets), key=lambda found: found.f1)
+    return replace(best, covered=float(any(picked.issuperset(gold) for gold in gold_sets)))
 
 
 def _against(picked: set[str], gold: set[str]) -> Evidence:
@@ -63,11 +65,13 @@ class Estimate:
 
 
 def summarise(scored: Sequence[Scored], seed: int = 0, draws: int = DRAWS) -> dict[str, Estimate]:
-    """An :class:`Estimate` for every number that applies to a row at least; the same for equal rows and seed."""
+    """An :class:`Estimate` for every number that applies to a row at least; the same for equal rows and seed. A kind of
+    malformed choice that one row has is 0 in the others."""
     names = dict.fromkeys(name for row in scored for name in row.values)
     found = {}
     for name in names:
-        values = [(row.root_qid, value) for row in scored if (value := row.values.get(name)) is not None]
+        absent = 0.0 if name.startswith("invalid/") else None
+        values = [(row.root_qid, value) for row in scored if (value := row.values.get(name, absent)) is not None]
         if values:
             found[name] = estimate([root for root, _ in values], [value for _, value in values], seed, draws)
     return found
