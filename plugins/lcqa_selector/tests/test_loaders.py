@@ -152,6 +152,10 @@ def test_details_of_formats(tmp_path):
     assert first.passages[1].titled == "1:56 pm on 8 May, 2023\nBo: I joined a choir yesterday."
     assert (second.answers, second.gold_sets) == (("2022",), ()), "numbers are answers; unknown turns are no evidence"
     assert third.gold_sets == ()
+    named = ["D1:1; D2:1", "D1:2", "D1:2 D10:1,D1:1"]
+    talk = {**LOCOMO[0], "qa": [{"question": "?", "answer": "x", "evidence": named}]}
+    (row,) = load(write(tmp_path, "several.json", [talk]), "locomo")
+    assert row.gold_sets == (("D1:1", "D2:1", "D1:2", "D10:1"),)
 
 
 def test_nq_open_pools_have_hard_negatives(tmp_path):
@@ -195,6 +199,15 @@ def test_evidence_must_name_passages(tmp_path):
     wrong = [{**SHIPPED[0], "gold_ids": ["p9"]}]
     with pytest.raises(DataError, match=r"line 1: .*its evidence names 'p9', which is no passage of it"):
         list(load(write(tmp_path, "x.jsonl", wrong), "shipped"))
+
+
+def test_questions_with_half_their_evidence_are_left_out_and_named(tmp_path, caplog):
+    half = {**HOTPOT[1], "supporting_facts": [["Arthur's Magazine", 0], ["Elsewhere", 0]]}
+    path = write(tmp_path, "x.json", [HOTPOT[0], half, HOTPOT[2]])
+    assert [row.qid for row in load(path, "hotpotqa")] == ["5a0", "5a2"]
+    assert caplog.messages == [
+        f"{path}, line 2 is left out: its context has no passage 'Elsewhere', which its evidence names"
+    ]
 
 
 def test_unknown_formats_and_files(tmp_path):

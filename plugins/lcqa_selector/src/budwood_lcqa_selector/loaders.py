@@ -8,6 +8,8 @@ suffices or is minimal is nobody's promise, which is what mining is for.
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from budwood_lcqa_selector.retrieval import BM25, top
 
 Raw = Mapping[str, Any]
 NEGATIVES = 19
+
+
+class _LeftOut(Exception):  # noqa: N818 - a record that is no question, not an error
+    """Why."""
 
 
 def load(path: Path, kind: str = "rows") -> Iterator[PoolRow]:
@@ -40,6 +46,9 @@ def _each(read: Callable[[Raw], Iterator[dict[str, Any]]]) -> Callable[[Path], I
             check_text(raw, path, number)
             try:
                 found = list(read(raw))
+            except _LeftOut as why:
+                logging.getLogger(__name__).warning("%s, line %d is left out: %s", path, number, why)
+                continue
             except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
                 said = f"it has no field {error}" if isinstance(error, KeyError) else str(error)
                 raise bad_line(path, number, f"this record is not of the expected format: {said}") from error
@@ -77,12 +86,15 @@ def _shipped(raw: Raw) -> Iterator[dict[str, Any]]:
 
 
 def _hotpotqa(raw: Raw) -> Iterator[dict[str, Any]]:
-    """HotpotQA and 2WikiMultihopQA: ``context`` is a list of (title, sentences), supporting facts name titles."""
+    """HotpotQA and 2WikiMultihopQA: ``context`` is a list of (title, sentences), supporting facts name titles.
+    A record that names one which is not in its context is left out: the rest would be half the gold."""
     passages = [
         {"id": f"p{i}", "title": title, "text": " ".join(sentence.strip() for sentence in sentences)}
         for i, (title, sentences) in enumerate(raw["context"], start=1)
     ]
     titles = {title for title, _ in raw["supporting_facts"]}
+    if missing := sorted(titles - {passage["title"] for passage in passages}):
+        raise _LeftOut(f"its context has no passage {missing[0]!r}, which its evidence names")
     gold = [passage["id"] for passage in passages if passage["title"] in titles]
     yield _row(raw["_id"], raw["question"], [raw["answer"]], passages, gold)
 
@@ -103,9 +115,12 @@ def _longbench(raw: Raw) -> Iterator[dict[str, Any]]:
     yield _row(raw["_id"], raw["input"], raw["answers"], passages, [])
 
 
+_BETWEEN_TURNS = re.compile(r"[;,\s]+")
+
+
 def _locomo(raw: Raw) -> Iterator[dict[str, Any]]:
     """A conversation and its questions: one passage a turn, dated by its session. Questions without answer get id
-    ``..._abs``."""
+    ``..._abs``. One evidence string may name several turns."""
     talk = raw["conversation"]
     sessions = sorted((int(key[8:]), key) for key in talk if key.startswith("session_") and key[8:].isdigit())
     passages = [
@@ -120,7 +135,8 @@ def _locomo(raw: Raw) -> Iterator[dict[str, Any]]:
     known = {passage["id"] for passage in passages}
     for i, item in enumerate(raw["qa"]):
         name = f"{raw['sample_id']}-{i}"
-        gold = [turn for turn in dict.fromkeys(item.get("evidence", [])) if turn in known]
+        named = [turn for turns in item.get("evidence", []) for turn in _BETWEEN_TURNS.split(turns) if turn]
+        gold = [turn for turn in dict.fromkeys(named) if turn in known]
         if "answer" in item:
             yield _row(name, item["question"], [str(item["answer"])], passages, gold)
         else:
