@@ -28,6 +28,12 @@ def test_rewrites_are_read(reply, found):
     assert read_rewrites(reply, "Where is it?") == found
 
 
+@pytest.mark.parametrize("reply", ["- a" + " " * 200_000 + "b", "\n" * 200_000 + "x", "- " * 200_000, "1" * 200_000])
+def test_reading_rewrites_is_linear(reply):
+    """At 200,000 characters the square of them takes minutes."""
+    assert len(read_rewrites(reply, "?")) <= 1
+
+
 class Parrot:
     def __init__(self):
         self.identity = {"generator": "parrot"}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 INSTRUCTION = """Rewrite the question in {n} other ways. Every rewrite must ask for exactly the same, and keep names and \
 numbers. Reply with a JSON list of {n} strings and nothing else."""
-_NUMBERED = re.compile(r"^\s*(?:\d+[.)]|[-*])\s+(.+?)\s*$", re.MULTILINE)
+_NUMBERED = re.compile(r"^[^\S\n]*(?:\d+[.)]|[-*])[^\S\n]+(\S.*)$", re.MULTILINE)
 
 
 def with_rewrites(rows: Iterable[PoolRow], generator: Generator, n: int = 5, batch_size: int = 8) -> Iterator[PoolRow]:
