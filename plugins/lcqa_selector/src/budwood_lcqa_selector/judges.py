@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from budwood_lcqa_selector.text import answer_words
+from budwood_lcqa_selector.answering import ABSTENTION
+from budwood_lcqa_selector.text import answer_words, one_line
 
 if TYPE_CHECKING:
     from budwood_models import Generator
@@ -81,39 +82,43 @@ def contains(answer: str, references: Sequence[str]) -> bool:
 
 
 class _Lexical(Judge):
-    """A judge that compares words; its reply is a number."""
+    """A judge that compares words; its reply is a number. To a question without an answer, the word that the answering
+    prompt asks for is right too."""
 
-    def value(self, item: Answered) -> float:
+    def value(self, answer: str, references: Sequence[str]) -> float:
         raise NotImplementedError
 
     instant = True
     threshold = 1.0
 
     def score_all(self, answered: Sequence[Answered]) -> list[Verdict]:
-        values = [self.value(item) for item in answered]
+        values = [
+            self.value(item.answer, [*item.references, ABSTENTION] if item.abstain else item.references)
+            for item in answered
+        ]
         return [Verdict(value >= self.threshold, f"{value:.4f}") for value in values]
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {"judge": type(self).__name__, "threshold": self.threshold}
+        return {"judge": type(self).__name__, "threshold": self.threshold, "abstention": ABSTENTION}
 
 
 class ExactMatch(_Lexical):
-    def value(self, item: Answered) -> float:
-        return float(exact_match(item.answer, item.references))
+    def value(self, answer: str, references: Sequence[str]) -> float:
+        return float(exact_match(answer, references))
 
 
 class Contains(_Lexical):
-    def value(self, item: Answered) -> float:
-        return float(contains(item.answer, item.references))
+    def value(self, answer: str, references: Sequence[str]) -> float:
+        return float(contains(answer, references))
 
 
 class TokenF1(_Lexical):
     def __init__(self, threshold: float = 0.8) -> None:
         self.threshold = threshold
 
-    def value(self, item: Answered) -> float:
-        return token_f1(item.answer, item.references)
+    def value(self, answer: str, references: Sequence[str]) -> float:
+        return token_f1(answer, references)
 
 
 RUBRIC = """You grade the answer to a question. It is correct if it means the same as one of the references, contradicts none \
@@ -157,13 +162,15 @@ class LLMJudge(Judge):
         ]
 
     def prompt(self, item: Answered) -> list[dict[str, str]]:
-        references = "\n".join(f"- {reference}" for reference in item.references)
-        content = f"Question: {item.question}\nReferences:\n{references}\nAnswer: {item.answer}"
+        references = "\n".join(f"- {one_line(reference)}" for reference in item.references)
+        content = f"Question: {one_line(item.question)}\nReferences:\n{references}\nAnswer: {one_line(item.answer)}"
         rubric = self.abstain_rubric if item.abstain else self.rubric
         return [{"role": "system", "content": rubric}, {"role": "user", "content": content}]
 
 
-_SAID = r"[\s*]*:[\s*]*(?:([\"']?)(correct|incorrect|true|false|yes|no|0|1|null|none)[\s*.!]*(?:\1[\s*]*(?=[,}\n]|\Z)|\Z))?"
+_SAID = (
+    r"[\s*]*:[\s*]*(?:([\"']?)(correct|incorrect|true|false|yes|no|0|1|null|none)[\s*.!]*(?:\1[\s*]*(?=[,}\n]|\Z)|\Z))?"
+)
 _QUOTED = re.compile(rf"[\"'](?:verdict|correct)[\"']{_SAID}", re.IGNORECASE)
 _BARE = re.compile(rf"\b(?:verdict|correct)\b{_SAID}", re.IGNORECASE)
 _AGAINST = re.compile(r"\b(?:incorrect|inaccurate|wrong|not|false|no)\b|n't\b", re.IGNORECASE)

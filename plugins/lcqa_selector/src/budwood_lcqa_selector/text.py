@@ -63,5 +63,10 @@ def answer_words(text: str) -> list[str]:
     return [word for word in spaced.split() if word not in _ARTICLES]
 
 
+def one_line(text: str) -> str:
+    """Every run of white space as one space, so that no text can start a line of a prompt."""
+    return " ".join(text.split())
+
+
 def normalise(text: str) -> str:
     return " ".join(answer_words(text))
