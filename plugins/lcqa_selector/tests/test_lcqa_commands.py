@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,70 @@ def test_pool_then_evaluate(budwood, worlds, tmp_path):
     assert again.read_bytes() == table.read_bytes()
 
 
+def test_sizes_have_intervals_too(budwood, worlds):
+    said = budwood("evaluate", worlds, "--no-answers", "--method", "full").out.splitlines()[1]
+    assert said.split()[1] == "8.0±0.0"
+    assert re.fullmatch(r"\d+\.\d±\d+\.\d", said.split()[2])
+
+
+@pytest.fixture
+def injected(budwood, worlds, tmp_path):
+    path = tmp_path / "train.jsonl"
+    budwood("mine", worlds, "--generator", "symbolic", "--size", 2, "--out", path)
+    assert any(row.injected_ids for row in read_rows(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pool", "{injected}", "--out", "{out}"],
+        ["pool", "{injected}", "--out", "{out}", "--chunker", "window", "--chunk-tokens", "4"],
+        ["evaluate", "{injected}", "--no-answers"],
+        ["evaluate", "{worlds}", "--no-answers", "--validation", "{injected}", "--method", "threshold"],
+        ["mine", "{injected}", "--out", "{out}", "--chunker", "window", "--chunk-tokens", "4"],
+        ["mine", "{injected}", "--out", "{out}", "--evaluation"],
+    ],
+)
+def test_pools_with_gold_put_in_are_refused(budwood, worlds, injected, tmp_path, words):
+    places = {"worlds": worlds, "injected": injected, "out": tmp_path / "out.jsonl"}
+    printed = budwood(*(word.format(**places) for word in words), code=2)
+    assert "its pool has gold put in that retrieval missed" in printed.err
+    assert "lcqa mine --evaluation, puts nothing in" in printed.err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_rows_mined_for_evaluation_are_evaluated(budwood, worlds, tmp_path):
+    out = tmp_path / "held_out.jsonl"
+    words = ["mine", worlds, "--generator", "symbolic", "--size", 2, "--evaluation", "--out", out, "--json"]
+    mined = answer(budwood(*words))
+    assert mined["injected_share"] == 0.0
+    found = answer(budwood("evaluate", out, "--no-answers", "--method", "oracle", "--json"))
+    assert found["methods"]["oracle"]["evidence_recall"]["mean"] == pytest.approx(mined["mean_pool_recall"])
+    assert mined["mean_pool_recall"] < 1.0
+
+
+@pytest.mark.parametrize("command", ["mine", "evaluate"])
+def test_each_endpoint_has_its_own_key_and_width(budwood, worlds, tmp_path, monkeypatch, command):
+    made = []
+
+    def endpoint(*place, **options):
+        made.append((*place, options))
+        if len(made) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("budwood_models.Endpoint", endpoint)
+    words = [command, worlds, "--generator", "http://a/v1#m", "--judge", "http://b/v1#n", "--concurrency", 3]
+    budwood(*words, "--key-env", "A_KEY", "--out", tmp_path / "x", code=130)
+    assert made == [
+        ("http://a/v1", "m", {"key_env": "A_KEY", "concurrency": 3}),
+        ("http://b/v1", "n", {"key_env": None, "concurrency": 3}),
+    ]
+    made.clear()
+    budwood(*words, "--key-env", "A_KEY", "--judge-key-env", "B_KEY", "--out", tmp_path / "x", code=130)
+    assert [options["key_env"] for _, _, options in made] == ["A_KEY", "B_KEY"]
+
+
 def test_at_one_budget_no_pick_is_larger(budwood, worlds):
     found = answer(
         budwood("evaluate", worlds, "--no-answers", "--budget", 60, "--method", "full", "--method", "random", "--json")
@@ -144,6 +209,8 @@ def test_at_one_budget_no_pick_is_larger(budwood, worlds):
         (["mine", "{worlds}", "--out", "x", "--votes", "2"], 2, "a majority needs an odd number"),
         (["mine", "{worlds}", "--out", "x", "--format", "csv"], 2, "'csv' is not one of"),
         (["evaluate", "{worlds}", "--method", "bm52"], 1, "no method 'bm52'"),
+        (["mine", "{worlds}", "--out", "{out}", "--generator", "http://a/v1"], 2, "this address names no model"),
+        (["evaluate", "{worlds}", "--judge", "http://a/v1#"], 2, "this address names no model"),
         (["dig"], 2, "No such command 'dig'"),
     ],
 )

@@ -33,7 +33,8 @@ class Mining:
     ``keep_empty`` with the empty set as gold, or ``annotated`` keep the data's own evidence.  ``orders``: elimination
     orders, the first by relevance, the others shuffled; every distinct set found becomes a gold set.  ``votes``: odd;
     a set suffices if the majority of that many answers is right.  ``reask``: part of the questions asked that is
-    asked once more, to measure how often a verdict flips.
+    asked once more, to measure how often a verdict flips.  ``evaluation``: pools as retrieval makes them, nothing put
+    in.
     """
 
     strategy: str = "loo"
@@ -45,6 +46,7 @@ class Mining:
     reask: float = 0.05
     seed: int = 0
     concurrency: int = 8
+    evaluation: bool = False
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -186,7 +188,8 @@ class Miner:
     def _result(self, running: _Running) -> Mined:
         question, row = running.question, running.question.subject.row
         outcome, sets = running.outcome, running.sets
-        if outcome == "closed_book" and self.settings.closed_book == "annotated" and not row.gold_sets:
+        annotated = tuple(names for names in row.gold_sets if set(names).issubset(row.ids))
+        if outcome == "closed_book" and self.settings.closed_book == "annotated" and not annotated:
             outcome = "no_annotation"
         facts = {"calls": len(question.told), "reasked": question.reasked, "flipped": question.flipped}
         kept = outcome == "mined" or (outcome == "closed_book" and self.settings.closed_book != "drop")
@@ -199,7 +202,14 @@ class Miner:
         if outcome == "mined" or self.settings.closed_book == "keep_empty":
             names = [tuple(row.passages[i].id for i in sorted(positions)) for positions in sets]
             changes |= {"gold_sets": tuple(names), "gold_origin": "mined"}
-        return Mined(row.qid, outcome, self.pooling.training_pool(row.with_(**changes), self.settings.seed), **facts)
+        else:
+            changes |= {"gold_sets": annotated}
+        return Mined(row.qid, outcome, self._pooled(row.with_(**changes)), **facts)
+
+    def _pooled(self, row: PoolRow) -> PoolRow:
+        if self.settings.evaluation:
+            return self.pooling.pool(row)
+        return self.pooling.training_pool(row, self.settings.seed)
 
     def _about(self) -> Mapping[str, Any]:
         """How a row was mined, for whoever reads it later."""

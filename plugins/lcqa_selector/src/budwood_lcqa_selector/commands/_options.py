@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from budwood_lcqa_selector.loaders import LOADERS, load
-from budwood_lcqa_selector.records import PoolRow
+from budwood_lcqa_selector.records import DataError, PoolRow
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -75,7 +75,8 @@ answering = options(
         show_default=True,
         help="Who decides: contains, exact, f1, or a model, named like the generator.",
     ),
-    click.option("--key-env", help="Variable that holds the endpoint's key."),
+    click.option("--key-env", help="Variable that holds the key of the generator's endpoint."),
+    click.option("--judge-key-env", help="The same for the judge's, which never gets the generator's key."),
     click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(1), help="Of an answer, at most."),
     click.option(
         "--cache", type=FILE, help="File of answers; default: beside --out. What it knows is not asked again."
@@ -89,6 +90,20 @@ answering = options(
 
 def rows_of(data: Path, kind: str, limit: int | None) -> Iterator[PoolRow]:
     return islice(load(data, kind), limit)
+
+
+def retrieved(rows: Iterable[PoolRow], data: Path) -> Iterator[PoolRow]:
+    """``rows`` whose passages are what retrieval or the data gave. :raises DataError: at one with gold put in, whose
+    numbers would be better than retrieval is."""
+    for row in rows:
+        if row.injected_ids:
+            raise DataError(
+                f"question {row.qid!r} is of a training set: its pool has gold put in that retrieval missed "
+                f"({', '.join(row.injected_ids)})",
+                where=str(data),
+                do="Start from the questions it was mined from: lcqa pool, or lcqa mine --evaluation, puts nothing in",
+            )
+        yield row
 
 
 class Progress:

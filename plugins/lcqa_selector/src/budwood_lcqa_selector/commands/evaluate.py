@@ -57,6 +57,7 @@ def command(
     generator: str,
     judge: str,
     key_env: str | None,
+    judge_key_env: str | None,
     max_tokens: int,
     cache: Path | None,
     concurrency: int,
@@ -79,9 +80,10 @@ def command(
     from budwood_lcqa_selector.metrics import summarise
     from budwood_lcqa_selector.parts import generator_named, judge_named
 
-    methods = Methods(encoder, reranker, seed, list(load(validation, kind)) if validation else ())
+    tuning = list(shared.retrieved(load(validation, kind), validation)) if validation else []
+    methods = Methods(encoder, reranker, seed, tuning)
     selectors = {name: methods.make(name) for name in names}
-    rows = list(shared.rows_of(data, kind, limit))
+    rows = list(shared.retrieved(shared.rows_of(data, kind, limit), data))
     path = cache or (out.with_name(out.name + ".answers.sqlite") if out else None)
     progress = shared.Progress()
     results: dict[str, dict[str, Estimate]] = {}
@@ -89,8 +91,8 @@ def command(
         asker = None
         if not no_answers:
             asker = Asker(
-                generator_named(generator, key_env),
-                judge_named(judge, key_env),
+                generator_named(generator, key_env, concurrency),
+                judge_named(judge, judge_key_env, concurrency),
                 answers,
                 batch_size=concurrency,
                 max_tokens=max_tokens,
@@ -131,7 +133,9 @@ def _cell(estimate: Estimate | None) -> str:
     if estimate is None:
         return ""
     half = (estimate.high - estimate.low) / 2
-    return f"{estimate.mean:.1f}" if estimate.high > 1 else f"{estimate.mean:.3f}±{half:.2f}".replace("±0", "±")
+    return (
+        f"{estimate.mean:.1f}±{half:.1f}" if estimate.high > 1 else f"{estimate.mean:.3f}±{half:.2f}".replace("±0", "±")
+    )
 
 
 def write(out: Path, results: Mapping[str, Mapping[str, Estimate]]) -> None:

@@ -40,6 +40,7 @@ WHY = {
 @click.option(
     "--reask", default=0.05, show_default=True, type=click.FloatRange(0, 1), help="Part asked again, for noise."
 )
+@click.option("--evaluation", is_flag=True, help="Pools as the question alone retrieves them, missing gold not put in.")
 @shared.answering
 @shared.pooling
 def command(
@@ -53,9 +54,11 @@ def command(
     orders: int,
     votes: int,
     reask: float,
+    evaluation: bool,
     generator: str,
     judge: str,
     key_env: str | None,
+    judge_key_env: str | None,
     max_tokens: int,
     cache: Path | None,
     concurrency: int,
@@ -73,11 +76,15 @@ def command(
     whether it is right, the strategy decides what to ask next: loo removes one at a time as the paper does; quickxplain and
     prefix find such a set with far fewer calls.
 
+    Gold that the question alone does not retrieve is put into the pool, for training. Rows to evaluate on are mined with
+    --evaluation, from other questions.
+
     Every answer is kept in the cache at once. After a crash or Ctrl-C the same command goes on where it stopped; with
     everything known it makes no call.
 
     \b
       budwood lcqa mine questions.jsonl --format shipped --out mined.jsonl
+      budwood lcqa mine others.jsonl --format shipped --evaluation --out held_out.jsonl
       budwood lcqa mine musique.jsonl --format musique --strategy quickxplain --out mined.jsonl \\
           --generator http://localhost:8000/v1#qwen3-32b --judge http://localhost:8001/v1#llama-70b
     """
@@ -90,7 +97,7 @@ def command(
 
     if votes % 2 == 0:
         raise click.UsageError(f"--votes {votes}: a majority needs an odd number")
-    settings = Mining(strategy, k, True, closed_book, orders, votes, reask, seed, concurrency)  # type: ignore[arg-type]
+    settings = Mining(strategy, k, True, closed_book, orders, votes, reask, seed, concurrency, evaluation)  # type: ignore[arg-type]
     pooling = Pooling(retriever, size, budget, None if retriever == "bm25" else encoder_named(encoder))  # type: ignore[arg-type]
     chunk = None if chunker == "identity" else chunker_named(chunker, chunk_tokens, encoder)
     path = cache or out.with_name(out.name + ".answers.sqlite")
@@ -98,13 +105,13 @@ def command(
     progress = shared.Progress()
 
     def questions() -> Iterator[PoolRow]:
-        for row in shared.rows_of(data, kind, limit):
+        for row in shared.retrieved(shared.rows_of(data, kind, limit), data):
             yield row if chunk is None else row.with_(passages=tuple(cut(row.passages, chunk)), gold_sets=())
 
     with AnswerCache(path) as answers:
         asker = Asker(
-            generator_named(generator, key_env),
-            judge_named(judge, key_env),
+            generator_named(generator, key_env, concurrency),
+            judge_named(judge, judge_key_env, concurrency),
             answers,
             batch_size=concurrency,
             max_tokens=max_tokens,

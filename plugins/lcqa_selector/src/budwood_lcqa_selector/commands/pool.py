@@ -48,7 +48,7 @@ def command(
     sizes: list[int] = []
 
     def pools() -> Iterator[PoolRow]:
-        for row in shared.rows_of(data, kind, limit):
+        for row in shared.retrieved(shared.rows_of(data, kind, limit), data):
             whole = row if chunk is None else row.with_(passages=tuple(cut(row.passages, chunk)), gold_sets=())
             pooled = settings.pool(whole)
             sizes.append(len(pooled.passages))
