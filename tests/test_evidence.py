@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from pathlib import Path
 
@@ -83,19 +84,17 @@ def test_sensitivity_is_quoted_as_it_is(study: str) -> None:
 
 
 def test_probabilities_are_quoted_as_they_are() -> None:
-    known = {
-        (row["x"], row["y"]): row
-        for study in ("reach_budget", "terms", "gradient")
-        for row in rows(study, "pairs")
-        if row["metric"] == "steps to success"
-    }
+    """The studies stand on the page in this order, and some pairs are in two of them."""
     quoted = re.findall(
-        r"^\| ([\w-]+) \| ([\w-]+) \| ([\d.]+) \[([\d.]+), ([\d.]+)\] \|$", PAGE.read_text(), re.MULTILINE
+        r"^\| ([\w.-]+) \| ([\w.-]+) \| ([\d.]+) \[([\d.]+), ([\d.]+)\] \|$", PAGE.read_text(), re.MULTILINE
     )
-    assert len(quoted) == 9
-    for x, y, *numbers in quoted:
-        row = known[x, y]
-        assert [float(number) for number in numbers] == [float(row[key]) for key in ("probability", "low", "high")]
+    found = iter(quoted)
+    for study, count in (("reach_budget", 5), ("gradient", 5), ("terms", 4)):
+        known = {(row["x"], row["y"]): row for row in rows(study, "pairs") if row["metric"] == "steps to success"}
+        for x, y, *numbers in itertools.islice(found, count):
+            row = known[x, y]
+            assert [float(number) for number in numbers] == [float(row[key]) for key in ("probability", "low", "high")]
+    assert list(found) == []
 
 
 def means(study: str, metric: str) -> dict[str, str]:
