@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,10 @@ def test_a_run_leaves_a_journal_a_report_and_a_model_that_loads(config: Any, wor
     assert not list(Path(result.paths["folder"]).rglob("*.bin"))
 
 
+PATIENCE_SECONDS = 300
+"""A fork of a process with threads may hang; a test that fails is better than one that never ends."""
+
+
 def in_child(work: Any) -> int:
     """Run ``work`` in a fork, so that heavy imports are paid once; the wait status."""
     sys.stdout.flush()
@@ -82,7 +87,15 @@ def in_child(work: Any) -> int:
             code = 0
         finally:
             os._exit(code)
-    return os.waitpid(pid, 0)[1]
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < give_up:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    raise AssertionError(f"a fork of this process was not done after {PATIENCE_SECONDS} s")
 
 
 @pytest.mark.parametrize("algo", ["grpo", "dpo"])
