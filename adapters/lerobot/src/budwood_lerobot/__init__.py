@@ -1,0 +1,1 @@
+"""Policies of LeRobot trained under budwood, offline and online."""
