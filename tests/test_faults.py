@@ -302,6 +302,7 @@ def test_ctrl_c_checkpoints_and_says_how_to_go_on(
     said = capfd.readouterr()
     (run,) = list_runs(output)
     assert "stopping after this update with a checkpoint; once more to stop at once" in said.err.splitlines()
+    assert f"interrupted by {signal.Signals(number).name}" in said.err.splitlines()
     assert f"Continue with: budwood resume {run.folder}" in said.out.splitlines()
     assert run.status["status"] == "interrupted"
     assert newest(run).name == "step_000000000192", "the end of the update in which the signal came"

@@ -149,8 +149,32 @@ def test_a_run_starts_from_anothers_policy(config: Any) -> None:
     first = budwood.run(config("sft", name="first"))
     warm = budwood.run(config("sft", steps=1, name="warm", init_from=first.paths["folder"]))
     cold = budwood.run(config("sft", steps=1, name="cold"))
+    done = (first, warm, cold)
+    assert [result.status for result in done] == ["finished"] * 3, [result.notes for result in done]
     losses = [journal.history(Path(result.paths["folder"]))["train/loss"][1][0] for result in (warm, cold)]
     assert losses[0] < losses[1]
+
+
+def test_interrupted_before_its_first_step_it_says_so_and_goes_on(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from budwood_trl.bridge import Bridge
+
+    given = config("sft", steps=2)
+    whole = budwood.run(given)
+    began = Bridge.on_train_begin
+
+    def terminated(self: Any, *arguments: Any, **others: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        began(self, *arguments, **others)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Bridge, "on_train_begin", terminated)
+        cut = budwood.run(given)
+    assert (cut.status, cut.notes) == ("interrupted", ["interrupted by SIGTERM"])
+    assert "train/loss" not in journal.history(Path(cut.paths["folder"]))
+    again = budwood.resume(cut.paths["folder"])
+    assert again.status == "finished"
+    models = [load_file(Path(result.paths["native"]) / "model.safetensors") for result in (whole, again)]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
 
 def test_lora_trains_and_exports_the_adapter(config: Any) -> None:

@@ -231,10 +231,11 @@ def _interruptible(session: Session, progress: Progress) -> Iterator[None]:
         yield
         return
 
-    def handle(_number: int, _frame: Any) -> None:
+    def handle(number: int, _frame: Any) -> None:
         if session.interrupted:
             raise KeyboardInterrupt
         session.interrupt()
+        session.note(f"interrupted by {signal.Signals(number).name}")
         progress.message("stopping after this update with a checkpoint; once more to stop at once")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
