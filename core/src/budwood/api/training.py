@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
 
 from budwood.api.state import Array
 
@@ -55,10 +55,12 @@ class Objective:
 
 @dataclass(frozen=True)
 class AdvantageInputs:
-    """Arrays of a finished rollout, T steps by n environments, float32.
+    """Arrays of a finished rollout, T decisions by n environments, float32. A decision is one step, or a chunk of steps.
 
-    ``rewards`` (T, n) with the time-limit bootstrap already added, ``values`` (T, n), ``episode_starts`` (T, n) 1 where a
-    sample begins an episode, ``last_values`` (n,) and ``last_dones`` (n,) after the last step.
+    ``rewards`` (T, n) summed over a decision's steps, with the time-limit bootstrap already added, ``values`` (T, n),
+    ``episode_starts`` (T, n) 1 where a sample begins an episode, ``last_values`` (n,) and ``last_dones`` (n,) after the last
+    decision; values are 0 where the trainer runs without a critic. ``groups`` (n,) numbers the environments that began from
+    the same state alike, None where a trainer has no such groups.
     """
 
     rewards: Array
@@ -68,40 +70,85 @@ class AdvantageInputs:
     last_dones: Array
     gamma: float
     gae_lambda: float
+    groups: Array | None = None
 
 
 AdvantageFn = Callable[[AdvantageInputs], Array]
 """Returns advantages (T, n); the returns used as value targets are advantages + values."""
 
 
+type Observations = torch.Tensor | Mapping[str, torch.Tensor]
+"""(B, ...) of a trainer whose observations are one array (Stable-Baselines3), or name -> (B, ...) (LeRobot)."""
+
+
 class Policy(Protocol):
     """A trainer-neutral actor-critic, a ``torch.nn.Module``; Gaussian, flow and token policies alike.
 
-    Observations are (B, ...) float tensors, actions (B, A); log-prob and value are (B,).
+    Observations are (B, ...) float tensors, or a mapping of tensors whose first axis is B; actions are (B, A) floats, whatever
+    the policy needs to tell their log-probability again (a flow policy's whole chain, a token policy's tokens); log-prob and
+    value are (B,), value None from a policy without a critic, which only a trainer that needs none will take.
+
+    Optional: ``chunk``, see :class:`ChunkPolicy`; ``param_groups() -> list[ParamGroup]``, the parameters to train with their
+    learning rates, without which all parameters are trained at the trainer's.
     """
 
-    def act(self, obs: torch.Tensor, deterministic: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def act(
+        self, obs: Observations, deterministic: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """-> action, log_prob, value"""
 
     def evaluate(
-        self, obs: torch.Tensor, actions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        self, obs: Observations, actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """-> log_prob, entropy or None, value"""
 
-    def value(self, obs: torch.Tensor) -> torch.Tensor:
-        """-> value"""
+    def value(self, obs: Observations) -> torch.Tensor:
+        """-> value; not asked of a policy without a critic"""
+
+
+@runtime_checkable
+class ChunkPolicy(Policy, Protocol):
+    """A policy that decides several environment steps at once, or whose actions are not what an environment takes.
+
+    A policy without ``chunk`` decides one step, and its action is what the environment takes.
+    """
+
+    def chunk(self, actions: torch.Tensor) -> torch.Tensor:
+        """(B, A) actions of :meth:`Policy.act` -> (B, C, D): the C steps to execute, in the units of the policy's output."""
+
+
+class ParamGroup(TypedDict):
+    """Parameters that share a learning rate: ``lr_scale`` times the trainer's, whatever its schedule."""
+
+    params: Sequence[torch.nn.Parameter]
+    lr_scale: float
 
 
 PolicyFactory = Callable[[Any, Any], Policy]
 """(observation_space, action_space) -> Policy. What ``build_policy`` returns."""
 
 
+@runtime_checkable
+class NativePolicyFactory(Protocol):
+    """A :data:`PolicyFactory` that can also make a neutral policy out of one of the trainer's own."""
+
+    def __call__(self, observation_space: Any, action_space: Any) -> Policy:
+        """A policy from nothing, for a trainer that has none of its own."""
+
+    def wrap(self, native: Any) -> Policy:
+        """``native`` is what the trainer has loaded, e.g. LeRobot's ``PreTrainedPolicy``; its parameters are trained in place.
+
+        :raises BudwoodError: it is not of a kind that this factory knows, with the kinds that it does.
+        """
+
+
 @dataclass(frozen=True)
 class Rollout:
     """A finished on-policy rollout, before the update that consumes it. Arrays are the trainer's own: do not write.
 
-    ``obs`` (T, n, ...) as the policy saw it, ``actions`` (T, n, A), ``terms`` (T, n, K) float64 or None without reward
-    terms, ``columns`` their names, ``rewards``, ``values``, ``advantages`` (T, n) un-normalised, ``episode_starts`` (T, n),
+    T decisions by n environments; ``obs`` (T, n, ...), or name -> (T, n, ...), as the policy saw it, ``actions`` (T, n, A),
+    ``terms`` (T, n, K) float64 or None without reward terms, ``columns`` their names, ``rewards``, ``values``,
+    ``advantages`` (T, n) un-normalised, ``episode_starts`` (T, n),
     ``last_dones`` (n,). ``log_prob`` is a ``torch.nn.Module`` over the policy's parameters: forward(obs (N, ...), actions
     (N, A)) -> (N,), usable under ``torch.func``; ``after_transforms()`` must be called once afterwards (in ``finally``).
     ``raw_obs`` (T, n, ...) is what a :class:`RewardCombination` with ``needs_obs`` is given, None for others; ``optimizer``
