@@ -1,0 +1,194 @@
+"""Chains from noise to an action chunk: sampled, scored, and flattened into what a trainer calls an action.
+
+What is scored is the density of the chain, not of the action alone. The policy gradient stays right, for an advantage
+depends on the chain through its last element only. B rows, H horizon, D action dimension, K steps, S scored steps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from budwood.api import BindingError, ContributionError
+from budwood_flow_rl.fields import FlowField, precise, repeated, rows_of
+from budwood_flow_rl.kernels import Kernel
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class ChainLogProb:
+    """Log-densities and entropies per element (B, H, D), summed over the scored steps, and the steps' std (B, S, H, D).
+
+    A full chain has S stochastic steps and the term of x_0 ~ N(0, I); a hybrid one has the drawn step alone. An element
+    without noise counts 0.
+    """
+
+    elements: Tensor
+    entropy: Tensor
+    std: Tensor
+
+
+@dataclass(frozen=True)
+class Chain:
+    """``x`` (B, K+1, H, D) from noise to action; ``k`` (B,) the stochastic step of each row of a hybrid kernel.
+
+    ``log_prob`` is that of the pass which sampled the chain, without gradient; None if noise-free or unflattened.
+    """
+
+    x: Tensor
+    k: Tensor | None = None
+    log_prob: ChainLogProb | None = None
+
+    @property
+    def actions(self) -> Tensor:
+        """(B, H, D), not clamped."""
+        return self.x[:, -1]
+
+
+@torch.no_grad()
+def rollout(
+    field: FlowField,
+    kernel: Kernel,
+    o: Any,
+    x0: Tensor | None = None,
+    noise_free: bool = False,
+    generator: torch.Generator | None = None,
+) -> Chain:
+    """Samples one chain a row of ``o``, from ``x0`` (B, H, D) or from N(0, I).
+
+    ``noise_free`` follows the ODE, with the clipping that training has; it is deterministic only for a given ``x0``. Raises
+    ContributionError where an element is not finite.
+    """
+    rows, device = rows_of(o)
+    x = normal((rows, field.horizon, field.action_dim), generator, device) if x0 is None else precise(x0)
+    drawn: Tensor | None = None
+    if kernel.hybrid:
+        drawn = torch.zeros(rows, dtype=torch.long, device=device)
+        if not noise_free:
+            drawn = torch.randint(kernel.noisy_steps, (rows,), generator=generator, device=device)
+    chain, means, stds = [x], [], []
+    for step in range(kernel.steps):
+        k = torch.full((rows,), step, dtype=torch.long, device=device)
+        noisy: Tensor | bool = not noise_free and step < kernel.noisy_steps
+        if noisy and drawn is not None:
+            noisy = drawn == step
+        mean, std, _ = kernel.step_dist(field, x, k, o, noisy)
+        x = mean
+        if std is not None:
+            x = mean + std * normal(mean.shape, generator, device, mean.dtype, kernel.truncate)
+            means.append(mean)
+            stds.append(std)
+        chain.append(x)
+    if kernel.clamp_last is not None:
+        chain[-1] = x.clamp(-kernel.clamp_last, kernel.clamp_last)
+    whole = torch.stack(chain, dim=1)
+    _check_finite(whole, stds)
+    if noise_free:
+        return Chain(whole, drawn)
+    mean, std = torch.stack(means, dim=1), torch.stack(stds, dim=1)  # (B, noisy steps, H, D)
+    if drawn is None:
+        return Chain(whole, None, _scored(kernel, whole[:, : kernel.noisy_steps + 1], mean, std, first=True))
+    row = torch.arange(rows, device=device)
+    step = whole[row[:, None], torch.stack([drawn, drawn + 1], dim=1)]  # (B, 2, H, D)
+    score = _scored(kernel, step, mean[row, drawn, None], std[row, drawn, None], first=False)
+    return Chain(whole, drawn, score)
+
+
+def log_prob(field: FlowField, kernel: Kernel, chain: Chain, o: Any) -> ChainLogProb:
+    """The chain's log-probability under the field and kernel of now, with gradient: one evaluation of B S rows."""
+    rows = len(chain.x)
+    if kernel.hybrid:
+        assert chain.k is not None, "a hybrid kernel's chain names the step that was stochastic"
+        row = torch.arange(rows, device=chain.x.device)
+        x = chain.x[row[:, None], torch.stack([chain.k, chain.k + 1], dim=1)]  # (B, 2, H, D)
+        mean, std, _ = kernel.step_dist(field, x[:, 0], chain.k, o)
+    else:
+        steps = kernel.noisy_steps
+        x = chain.x[:, : steps + 1]
+        k = torch.arange(steps, device=x.device).repeat(rows)
+        mean, std, _ = kernel.step_dist(field, x[:, :-1].flatten(0, 1), k, repeated(o, steps))
+    assert std is not None
+    steps = x.shape[1] - 1
+    return _scored(
+        kernel, x, mean.unflatten(0, (rows, steps)), std.unflatten(0, (rows, steps)), first=not kernel.hybrid
+    )
+
+
+def _scored(kernel: Kernel, x: Tensor, mean: Tensor, std: Tensor, first: bool) -> ChainLogProb:
+    """Of ``x`` (B, S+1, H, D) under S Gaussian steps; ``first`` adds that x[:, 0] ~ N(0, I)."""
+    density, entropy = gaussian(precise(x[:, 1:]), mean, std, kernel.truncate)
+    density, entropy = density.sum(1), entropy.sum(1)
+    if first:
+        density = density - (precise(x[:, 0]) ** 2 + LOG_2PI) / 2
+        entropy = entropy + (1 + LOG_2PI) / 2
+    return ChainLogProb(density, entropy, std)
+
+
+def gaussian(x: Tensor, mean: Tensor, std: Tensor, truncate: float | None = None) -> tuple[Tensor, Tensor]:
+    """Log-density and entropy per element of N(mean, std^2), cut off at ``truncate`` standard deviations; 0 where std is 0."""
+    noisy = std > 0
+    safe = torch.where(noisy, std, 1.0)
+    log_std = safe.log()
+    density = -(((x - mean) / safe) ** 2 + LOG_2PI) / 2 - log_std
+    entropy = (1 + LOG_2PI) / 2 + log_std
+    if truncate is not None:
+        mass = math.erf(truncate / math.sqrt(2))
+        edge = math.exp(-(truncate**2) / 2) / math.sqrt(2 * math.pi)
+        density = density - math.log(mass)
+        entropy = entropy + math.log(mass) - truncate * edge / mass
+    return torch.where(noisy, density, 0.0), torch.where(noisy, entropy, 0.0)
+
+
+def normal(
+    shape: tuple[int, ...],
+    generator: torch.Generator | None,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    truncate: float | None = None,
+) -> Tensor:
+    """Standard normal numbers; with ``truncate`` those of the distribution cut off there, not clamped to it."""
+    if truncate is None:
+        return torch.randn(shape, generator=generator, device=device, dtype=dtype)
+    z = torch.empty(shape, device=device, dtype=dtype)
+    return torch.nn.init.trunc_normal_(z, a=-truncate, b=truncate, generator=generator)
+
+
+def flatten(chain: Chain) -> Tensor:
+    """(B, (K+1) H D), and the drawn step as a last entry where there is one: an action of any trainer."""
+    flat = chain.x.flatten(1)
+    return flat if chain.k is None else torch.cat([flat, chain.k[:, None].to(flat.dtype)], dim=1)
+
+
+def unflatten(actions: Tensor, K: int, H: int, D: int, hybrid: bool) -> Chain:
+    size = (K + 1) * H * D
+    if actions.shape[1] != size + hybrid:
+        raise BindingError(
+            f"an action of {actions.shape[1]} numbers is no chain of {K} steps over {H} x {D} actions, which has "
+            f"{size + hybrid}",
+            do="Use the kernel, the number of steps and the chunk length that the chains were made with",
+        )
+    return Chain(actions[:, :size].unflatten(1, (K + 1, H, D)), actions[:, size].long() if hybrid else None)
+
+
+def _check_finite(x: Tensor, stds: list[Tensor]) -> None:
+    finite = torch.isfinite(x).flatten(2).all(2)  # (B, K+1)
+    if bool(finite.all()):
+        return
+    first = int((~finite).any(0).nonzero()[0])
+    share = float((~finite[:, first]).float().mean())
+    if first == 0:
+        what, do = "the noise that a chain begins with", "Give a finite x0"
+    elif first <= len(stds) and not bool(torch.isfinite(stds[first - 1]).all()):
+        what, do = f"the noise of step {first - 1}", "Lower the noise range, and the learning rate of the noise network"
+    else:
+        what = f"the velocity of step {first - 1}"
+        do = "Lower the actor's learning rate, clip its gradient, and look at the joint KL of the last updates"
+    steps = x.shape[1] - 1
+    raise ContributionError(
+        f"{what} (of 0..{steps - 1}) is not finite in {share:.0%} of {len(x)} rows", where="flow policy", do=do
+    )

@@ -1,0 +1,93 @@
+"""The learned noise of a chain's steps, and how its range moves over training (ReinFlow, arXiv 2505.22094)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from budwood.api import ConfigError
+from budwood_flow_rl.fields import Projection, precise
+
+
+class NoiseNet(nn.Module):
+    """``feat`` -> standard deviations sigma (B, H, D) strictly between smin and smax, per element, step and state.
+
+    ``feat`` (B, F) gives H D outputs; with ``per_token`` it is (B, H, W) and every token gives its own D. The first ``skip``
+    entries of ``feat`` are not read: with a field's ``time_dim``, noise is the same at every step. The range is a buffer,
+    not a parameter, and is changed between iterations only: a change in between would change old log-probabilities.
+    Keep smin at 0.02 or more.
+    """
+
+    log_range: Tensor
+
+    def __init__(
+        self,
+        feat_dim: int,
+        horizon: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        smin: float,
+        smax: float,
+        per_token: bool = False,
+        skip: int = 0,
+    ) -> None:
+        super().__init__()
+        self.horizon, self.action_dim, self.per_token, self.skip = horizon, action_dim, per_token, skip
+        self.register_buffer("log_range", torch.zeros(2))
+        self.set_range(smin, smax)
+        widths = [feat_dim - skip, *hidden]
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), nn.Tanh()]
+        self.layers = nn.Sequential(*layers, Projection(widths[-1], action_dim if per_token else horizon * action_dim))
+
+    def set_range(self, smin: float, smax: float) -> None:
+        if not (0 < smin <= smax < math.inf):
+            raise ConfigError(
+                f"noise between {smin} and {smax} is no range", do="Give 0 < smin <= smax, such as 0.10 and 0.24"
+            )
+        with torch.no_grad():
+            self.log_range.copy_(torch.tensor([math.log(smin), math.log(smax)], dtype=torch.float64))
+
+    def forward(self, feat: Tensor) -> Tensor:
+        u = self.layers(precise(feat)[..., self.skip :])
+        low, high = precise(self.log_range)
+        sigma = torch.exp(low + (high - low) * (torch.tanh(u) + 1) / 2)  # log sigma^2 between 2 log smin and 2 log smax
+        return sigma if self.per_token else sigma.reshape(-1, self.horizon, self.action_dim)
+
+
+def learn(_progress: float, smin: float, smax: float) -> tuple[float, float]:
+    """One range for the whole run."""
+    return smin, smax
+
+
+def learn_decay(progress: float, smin: float, smax: float) -> tuple[float, float]:
+    """smax is held for 35 % of the run, then falls along a cosine to 0.3 smin + 0.7 smax."""
+    after = max(0.0, (progress - 0.35) / 0.65)
+    end = 0.3 * smin + 0.7 * smax
+    return smin, end + (smax - end) * (1 + math.cos(math.pi * after)) / 2
+
+
+def const(_progress: float, _smin: float, smax: float) -> tuple[float, float]:
+    """smax everywhere; nothing of the noise is learned."""
+    return smax, smax
+
+
+def const_schedule_itr(progress: float, smin: float, smax: float) -> tuple[float, float]:
+    """One number an iteration, from smin (0.016) up to smax (0.08) in mid-run and down again, along a cosine.
+
+    Reconstructed: where the peak lies was not in the published text seen.
+    """
+    sigma = smin + (smax - smin) * (1 - math.cos(2 * math.pi * progress)) / 2
+    return sigma, sigma
+
+
+NoiseSchedule = Callable[[float, float, float], tuple[float, float]]
+"""(progress in [0, 1], smin, smax) -> (smin, smax) of this iteration."""
+SCHEDULES: Mapping[str, NoiseSchedule] = {
+    schedule.__name__: schedule for schedule in (learn, learn_decay, const, const_schedule_itr)
+}
