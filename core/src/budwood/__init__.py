@@ -9,10 +9,22 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from budwood.comparison import Comparison, compare
     from budwood.grafting import graft
-    from budwood.runs import Result, resume, run
+    from budwood.runs import Restored, Result, restored, resume, run
     from budwood.studies import StudyResult, study
 
-__all__ = ["Comparison", "Result", "StudyResult", "__version__", "compare", "graft", "resume", "run", "study"]
+__all__ = [
+    "Comparison",
+    "Restored",
+    "Result",
+    "StudyResult",
+    "__version__",
+    "compare",
+    "graft",
+    "restored",
+    "resume",
+    "run",
+    "study",
+]
 
 _HOMES = {
     "Comparison": "budwood.comparison",
@@ -21,6 +33,8 @@ _HOMES = {
     "run": "budwood.runs",
     "resume": "budwood.runs",
     "Result": "budwood.runs",
+    "Restored": "budwood.runs",
+    "restored": "budwood.runs",
     "study": "budwood.studies",
     "StudyResult": "budwood.studies",
 }

@@ -75,6 +75,16 @@ class Checkpoints:
             )
         return None
 
+    def at(self, steps: int) -> Path:
+        """The checkpoint of that step. :raises CheckpointError: there is none; those there are stand in the message."""
+        paths = {_order(path)[0]: path for path in self._all()}
+        if steps not in paths:
+            kept = ", ".join(map(str, paths)) or "none"
+            raise CheckpointError(
+                f"there is no checkpoint of step {steps}", where=str(self.folder), do=f"Kept are those of: {kept}."
+            )
+        return paths[steps]
+
     def load(self, path: Path) -> tuple[StateTree, dict[str, Any]]:
         """-> (state, meta), after checking every digest.
 

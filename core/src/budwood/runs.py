@@ -1,10 +1,10 @@
-"""What a person does with runs: ``run``, ``resume``, ``evaluate``, ``export`` and ``explain``."""
+"""What a person does with runs: ``run``, ``resume``, ``evaluate``, ``export``, ``restored`` and ``explain``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from budwood.planning import Plan, explain, plan
 from budwood.progress import Progress, silent
 from budwood.training import Result, train
 
-__all__ = ["Plan", "Result", "evaluate", "explain", "export", "resume", "run"]
+__all__ = ["Plan", "Restored", "Result", "evaluate", "explain", "export", "restored", "resume", "run"]
 
 
 def run(
@@ -158,29 +158,49 @@ def evaluate(
     reference: str, episodes: int = 20, seed: int = 20_000, *, progress: Progress | None = None
 ) -> tuple[Evaluation, Path]:
     """Fresh episodes of a run's newest intact checkpoint, and which one that is."""
-    with _restored(find_run(reference), progress or silent()) as (trainer, path):
-        return trainer.evaluate(episodes, seed), path
+    with restored(reference, progress=progress) as found:
+        return found.trainer.evaluate(episodes, seed), found.checkpoint
 
 
 def export(reference: str, to: Path | None = None, *, progress: Progress | None = None) -> Path:
     """The trainer's native files of a run's newest intact checkpoint; default: ``export/`` in the run's folder."""
     folder = find_run(reference)
     target = to or folder.folder / "export"
-    with _restored(folder, progress or silent()) as (trainer, _):
+    with restored(reference, progress=progress) as found:
         target.mkdir(parents=True, exist_ok=True)
-        return trainer.export(target)
+        return found.trainer.export(target)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A run's trainer with the policy of ``checkpoint``; ``config`` is the run's whole configuration, as plain data."""
+
+    trainer: Trainer
+    checkpoint: Path
+    run_id: str
+    config: Mapping[str, Any]
 
 
 @contextmanager
-def _restored(folder: RunFolder, progress: Progress) -> Iterator[tuple[Trainer, Path]]:
-    """A trainer with the policy of the newest intact checkpoint, and that checkpoint's folder."""
-    state, path, notes = _newest(folder)
+def restored(reference: str, steps: int | None = None, *, progress: Progress | None = None) -> Iterator[Restored]:
+    """The trained policy of a run, to act with: of the checkpoint at ``steps``, or of the newest intact one.
+
+    ``with budwood.restored("last") as run: run.trainer.native.predict(...)``. Nothing is unpickled.
+    """
+    folder = find_run(reference)
+    state, path, notes = _newest(folder) if steps is None else _at(folder, steps)
     for note in notes:
-        progress.message(note)
+        (progress or silent()).message(note)
     planned = plan(config.load(folder.config_file), folder.folder, recorded=True)
     with _built(planned) as trainer:
         trainer.load_policy(state["trainer"])
-        yield trainer, path
+        yield Restored(trainer, path, folder.run_id, planned.data)
+
+
+def _at(folder: RunFolder, steps: int) -> tuple[StateTree, Path, list[str]]:
+    store = Checkpoints(folder.checkpoints, 1)
+    path = store.at(steps)
+    return store.load(path)[0], path, []
 
 
 def _newest(folder: RunFolder) -> tuple[StateTree, Path, list[str]]:
