@@ -171,3 +171,46 @@ def test_options_of_another_policy_are_refused(make_run: Any, train: Any) -> Non
         train(run_for(make_run, policy_kwargs={"net_arch": [8]}), Neutral(Gaussian))
     with pytest.raises(ConfigError, match=r"^trainer.args: PPO refuses its arguments: use_sde needs a Gaussian policy"):
         train(run_for(make_run, use_sde=True), Neutral(Gaussian))
+
+
+class TwoRates(Gaussian):
+    """The value learns at three times the rate of the mean."""
+
+    scale = 3.0
+
+    def param_groups(self) -> Any:
+        return [
+            {"params": list(self.mean.parameters()), "lr_scale": 1.0},
+            {"params": list(self.baseline.parameters()), "lr_scale": self.scale},
+        ]
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_parameter_groups_keep_the_proportion_of_their_rates(
+    algo: str, make_run: Any, train: Any, events: Any, same: Any
+) -> None:
+    rates = []
+
+    class Looking(events):  # type: ignore[misc]
+        def boundary(self, steps: int) -> bool:
+            rates.append([group["lr"] for group in self.model().policy.optimizer.param_groups])
+            return bool(super().boundary(steps))
+
+    from budwood_sb3.trainer import build
+
+    run = run_for(make_run, algo, learning_rate={"linear": [0.01, 0.0]})
+    trainer = build(run, _contributions(run, Neutral(TwoRates)))
+    seen = Looking(at=lambda steps: True, every=64)
+    seen.model = lambda: trainer.native
+    assert [group["lr"] for group in trainer.native.policy.optimizer.param_groups] == pytest.approx([0.01, 0.03])
+    trainer.fit(seen)
+    assert len({actor for actor, _ in rates}) > 1
+    assert all(critic == pytest.approx(3 * actor) for actor, critic in rates)
+
+
+def test_equal_rates_in_groups_are_those_of_a_policy_without(make_run: Any, train: Any, same: Any) -> None:
+    class Ones(TwoRates):
+        scale = 1.0
+
+    grouped, plain = (train(run_for(make_run), Neutral(factory)).native for factory in (Ones, Gaussian))
+    assert all(tensor.equal(grouped.policy.state_dict()[name]) for name, tensor in plain.policy.state_dict().items())

@@ -33,7 +33,7 @@ from budwood_sb3 import algorithms, vec
 from budwood_sb3.ars import Boundaries
 from budwood_sb3.bridge import Metrics, StopTraining
 from budwood_sb3.buffers import refuse_experience, refuse_hindsight
-from budwood_sb3.policies import neutral_policy
+from budwood_sb3.policies import ScaledRates, neutral_policy
 from budwood_sb3.trainer import SB3Trainer, bind_buffers, has_terms, refuse_normalized_reward, with_terms
 from budwood_sb3.updates import Losses, losses_of, update_for
 
@@ -97,7 +97,7 @@ def _subclass(cls: type[BaseAlgorithm], graft: Graft, losses: Losses | None) -> 
     return type(cls.__name__, bases, {**namespace, "_graft": graft})
 
 
-class Grafted(BaseAlgorithm):
+class Grafted(ScaledRates):
     """Mixed into the user's class. Every object has contributions of its own.
 
     It derives from BaseAlgorithm so that an object of the user's class can become one of the subclass.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
 from gymnasium import Space
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import Schedule
@@ -37,9 +39,10 @@ class NeutralPolicy(BasePolicy):
         self.network = type(self).make(observation_space, action_space)
         if optimizer_kwargs is None:
             optimizer_kwargs = {"eps": 1e-5} if optimizer_class is torch.optim.Adam else {}
+        rate = lr_schedule(1)
         self.optimizer = optimizer_class(
-            self.parameters(),
-            lr=lr_schedule(1),  # type: ignore[call-arg]
+            _parameters(self.network, rate),
+            lr=rate,  # type: ignore[call-arg]
             **optimizer_kwargs,
         )
 
@@ -63,6 +66,32 @@ class NeutralPolicy(BasePolicy):
         return preprocess_obs(obs, self.observation_space, normalize_images=True)
 
     network: Policy
+
+
+def _parameters(network: Policy, rate: float) -> Any:
+    """All parameters, or the groups that the policy asks for, each with its rate; ``ScaledRates`` keeps the proportion."""
+    groups = getattr(network, "param_groups", None)
+    if groups is None:
+        return network.parameters()  # type: ignore[attr-defined]  # checked by neutral_policy
+    return [{**group, "lr": rate * group["lr_scale"]} for group in groups()]
+
+
+class ScaledRates(BaseAlgorithm):
+    """Mixed into the class of an algorithm whose policy is a plugin's: a group with ``lr_scale`` has a rate of its own,
+    where Stable-Baselines3 gives all groups the same."""
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        super()._update_learning_rate(optimizers)
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            for group in optimizer.param_groups:
+                if "lr_scale" in group:
+                    group["lr"] *= group["lr_scale"]
+
+
+@cache
+def with_rates(cls: type[BaseAlgorithm]) -> type[BaseAlgorithm]:
+    """``cls`` that honours ``lr_scale``, under the same name."""
+    return type(cls.__name__, (ScaledRates, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
 def neutral_policy(policy: Contributed[PolicyFactory]) -> type[NeutralPolicy]:

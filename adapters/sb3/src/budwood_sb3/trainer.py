@@ -33,7 +33,7 @@ from budwood_sb3.bridge import Bridge, EventWriter, RolloutBridge, StopTraining
 from budwood_sb3.buffers import bind_replay, bind_rollout
 from budwood_sb3.config import EnvConfig, NormalizeConfig, TrainerConfig, native_arguments
 from budwood_sb3.evaluation import Evaluations
-from budwood_sb3.policies import neutral_policy
+from budwood_sb3.policies import neutral_policy, with_rates
 from budwood_sb3.reset import reset_policy
 from budwood_sb3.updates import losses_of, with_update
 from budwood_sb3.vec_sources import chosen
@@ -208,6 +208,7 @@ def _model(
     policy: Any = config.policy or default_policy(algorithm, venv.observation_space)
     if contributions.policy is not None:
         policy = neutral_policy(contributions.policy)
+        cls = with_rates(cls)
     arguments = native_arguments(config.args, venv.action_space.shape or ())
     try:
         model: BaseAlgorithm = cls(policy, venv, seed=run.seed, device=run.device, **arguments)
