@@ -61,6 +61,11 @@ class Choice(Gaussian):
         return self._distribution(obs).log_prob(actions[:, 0]), None, self.value(obs)
 
 
+class WithoutCritic(Gaussian):
+    def act(self, obs: Any, deterministic: bool = False) -> Any:
+        return *super().act(obs, deterministic)[:2], None
+
+
 class Neutral:
     def __init__(self, factory: Any) -> None:
         self.factory = factory
@@ -214,3 +219,8 @@ def test_equal_rates_in_groups_are_those_of_a_policy_without(make_run: Any, trai
 
     grouped, plain = (train(run_for(make_run), Neutral(factory)).native for factory in (Ones, Gaussian))
     assert all(tensor.equal(grouped.policy.state_dict()[name]) for name, tensor in plain.policy.state_dict().items())
+
+
+def test_a_policy_without_a_critic_is_refused(make_run: Any, train: Any) -> None:
+    with pytest.raises(ContributionError, match="gives no value, and Stable-Baselines3's on-policy algorithms need"):
+        train(run_for(make_run), Neutral(WithoutCritic))

@@ -49,15 +49,15 @@ class NeutralPolicy(BasePolicy):
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """-> actions (B, ...) in the shape of the action space, values (B, 1), log-probs (B,)"""
         actions, log_prob, value = self.network.act(self._seen(obs), deterministic)
-        return actions.reshape(-1, *(self.action_space.shape or ())), value.reshape(-1, 1), log_prob.reshape(-1)
+        return actions.reshape(-1, *(self.action_space.shape or ())), _critic(value), log_prob.reshape(-1)
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """-> values (B, 1), log-probs (B,), entropy (B,) or None"""
         log_prob, entropy, value = self.network.evaluate(self._seen(obs), actions.reshape(len(actions), -1))
-        return value.reshape(-1, 1), log_prob.reshape(-1), None if entropy is None else entropy.reshape(-1)
+        return _critic(value), log_prob.reshape(-1), None if entropy is None else entropy.reshape(-1)
 
     def predict_values(self, obs: Any) -> Tensor:
-        return self.network.value(self._seen(obs)).reshape(-1, 1)
+        return _critic(self.network.value(self._seen(obs)))
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         return self.forward(observation, deterministic)[0]
@@ -92,6 +92,15 @@ class ScaledRates(BaseAlgorithm):
 def with_rates(cls: type[BaseAlgorithm]) -> type[BaseAlgorithm]:
     """``cls`` that honours ``lr_scale``, under the same name."""
     return type(cls.__name__, (ScaledRates, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
+def _critic(value: Tensor | None) -> Tensor:
+    if value is None:
+        raise ContributionError(
+            "the policy gives no value, and Stable-Baselines3's on-policy algorithms need a critic",
+            where="build_policy",
+        )
+    return value.reshape(-1, 1)
 
 
 def neutral_policy(policy: Contributed[PolicyFactory]) -> type[NeutralPolicy]:
