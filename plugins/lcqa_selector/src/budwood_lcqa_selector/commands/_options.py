@@ -5,35 +5,65 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from budwood_lcqa_selector.loaders import LOADERS, load
 from budwood_lcqa_selector.records import DataError, PoolRow
 
+if TYPE_CHECKING:
+    from budwood_lcqa_selector.answer_cache import AnswerCache
+    from budwood_lcqa_selector.asking import Asker
+    from budwood_lcqa_selector.pooling import Pooling
+    from budwood_lcqa_selector.retrieval import Kind
+
 FILE = click.Path(dir_okay=False, path_type=Path)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def options(*each: Decorator) -> Decorator:
-    """Several options as one decorator, shown in this order."""
+def gathered(kind: type[Any], *each: Decorator) -> Decorator:
+    """Options, shown in this order, that a command gets as one object named after ``kind``, which has a field for each."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def call(**given: Any) -> Any:
+            own = {field.name: given.pop(field.name) for field in fields(kind)}
+            return function(**given, **{kind.__name__.lower(): kind(**own)})
+
+        decorated: Callable[..., Any] = call
         for option in reversed(each):
-            function = option(function)
-        return function
+            decorated = option(decorated)
+        return decorated
 
     return decorate
 
 
-reading = options(
+@dataclass(frozen=True)
+class Reading:
+    """Which rows a command reads."""
+
+    data: Path
+    format: str
+    limit: int | None
+
+    def rows(self) -> Iterator[PoolRow]:
+        return islice(load(self.data, self.format), self.limit)
+
+    def retrieved(self) -> Iterator[PoolRow]:
+        """Rows whose passages are what retrieval or the data gave. :raises DataError: see :func:`refuse_injected`."""
+        return refuse_injected(self.rows(), self.data)
+
+
+reading = gathered(
+    Reading,
     click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path)),
     click.option(
         "--format",
-        "kind",
         default="rows",
         show_default=True,
         type=click.Choice(list(LOADERS)),
@@ -42,7 +72,41 @@ reading = options(
     click.option("--limit", type=click.IntRange(1), help="Only the first so many questions."),
 )
 
-pooling = options(
+
+@dataclass(frozen=True)
+class Pools:
+    """How documents become pools."""
+
+    retriever: Kind
+    size: int
+    budget: int
+    encoder: str
+    chunker: str
+    chunk_tokens: int
+
+    def pooling(self) -> Pooling:
+        from budwood_lcqa_selector.parts import encoder_named
+        from budwood_lcqa_selector.pooling import Pooling
+
+        return Pooling(
+            self.retriever, self.size, self.budget, None if self.retriever == "bm25" else encoder_named(self.encoder)
+        )
+
+    def cut(self, rows: Iterable[PoolRow]) -> Iterator[PoolRow]:
+        """Rows whose passages are chunks of what they were; which of those are gold is then unknown."""
+        from budwood_lcqa_selector.chunking import cut
+        from budwood_lcqa_selector.parts import chunker_named
+
+        if self.chunker == "identity":
+            yield from rows
+            return
+        chunk = chunker_named(self.chunker, self.chunk_tokens, self.encoder)
+        for row in rows:
+            yield row.with_(passages=tuple(cut(row.passages, chunk)), gold_sets=())
+
+
+pools = gathered(
+    Pools,
     click.option("--retriever", default="bm25", show_default=True, type=click.Choice(["bm25", "dense", "hybrid"])),
     click.option("--size", default=30, show_default=True, type=click.IntRange(1), help="Passages in a pool, at most."),
     click.option(
@@ -61,7 +125,39 @@ pooling = options(
     ),
 )
 
-answering = options(
+
+@dataclass(frozen=True)
+class Answering:
+    """Who answers and who judges, and where what they said is kept."""
+
+    generator: str
+    judge: str
+    key_env: str | None
+    judge_key_env: str | None
+    max_tokens: int
+    cache: Path | None
+    concurrency: int
+    seed: int
+
+    def file(self, out: Path | None) -> Path | None:
+        return self.cache or (out.with_name(out.name + ".answers.sqlite") if out else None)
+
+    def asker(self, answers: AnswerCache) -> Asker:
+        from budwood_lcqa_selector.asking import Asker
+        from budwood_lcqa_selector.parts import generator_named, judge_named
+
+        return Asker(
+            generator_named(self.generator, self.key_env, self.concurrency),
+            judge_named(self.judge, self.judge_key_env, self.concurrency),
+            answers,
+            batch_size=self.concurrency,
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+        )
+
+
+answering = gathered(
+    Answering,
     click.option(
         "--generator",
         default="extractive",
@@ -88,13 +184,8 @@ answering = options(
 )
 
 
-def rows_of(data: Path, kind: str, limit: int | None) -> Iterator[PoolRow]:
-    return islice(load(data, kind), limit)
-
-
-def retrieved(rows: Iterable[PoolRow], data: Path) -> Iterator[PoolRow]:
-    """``rows`` whose passages are what retrieval or the data gave. :raises DataError: at one with gold put in, whose
-    numbers would be better than retrieval is."""
+def refuse_injected(rows: Iterable[PoolRow], data: Path) -> Iterator[PoolRow]:
+    """:raises DataError: at a row with gold put in, whose numbers would be better than retrieval is."""
     for row in rows:
         if row.injected_ids:
             raise DataError(

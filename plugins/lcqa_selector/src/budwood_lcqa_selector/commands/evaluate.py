@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,7 @@ SHOWN = {
 @click.option("--out", type=shared.FILE, help="Also write every number here, as CSV.")
 @shared.answering
 def command(
-    data: Path,
-    kind: str,
-    limit: int | None,
+    reading: shared.Reading,
     names: tuple[str, ...],
     budget: int | None,
     no_answers: bool,
@@ -54,14 +53,7 @@ def command(
     encoder: str,
     reranker: str,
     out: Path | None,
-    generator: str,
-    judge: str,
-    key_env: str | None,
-    judge_key_env: str | None,
-    max_tokens: int,
-    cache: Path | None,
-    concurrency: int,
-    seed: int,
+    answering: shared.Answering,
 ) -> dict[str, Any]:
     """Compare selectors on the pools of DATA: the evidence they pick, and the answers that follow from it.
 
@@ -72,38 +64,25 @@ def command(
       budwood lcqa evaluate pools.jsonl --method bm25 --method cross_encoder --method oracle --budget 256 --out table.csv
     """
     from budwood_lcqa_selector.answer_cache import AnswerCache
-    from budwood_lcqa_selector.asking import Asker
     from budwood_lcqa_selector.baselines import budgeted
     from budwood_lcqa_selector.evaluation import score
-    from budwood_lcqa_selector.loaders import load
     from budwood_lcqa_selector.methods import Methods
     from budwood_lcqa_selector.metrics import summarise
-    from budwood_lcqa_selector.parts import generator_named, judge_named
 
-    tuning = list(shared.retrieved(load(validation, kind), validation)) if validation else []
-    methods = Methods(encoder, reranker, seed, tuning)
+    tuning = list(replace(reading, data=validation, limit=None).retrieved()) if validation else []
+    methods = Methods(encoder, reranker, answering.seed, tuning)
     selectors = {name: methods.make(name) for name in names}
-    rows = list(shared.retrieved(shared.rows_of(data, kind, limit), data))
-    path = cache or (out.with_name(out.name + ".answers.sqlite") if out else None)
+    rows = list(reading.retrieved())
     progress = shared.Progress()
     results: dict[str, dict[str, Estimate]] = {}
-    with AnswerCache(path) as answers:
-        asker = None
-        if not no_answers:
-            asker = Asker(
-                generator_named(generator, key_env, concurrency),
-                judge_named(judge, judge_key_env, concurrency),
-                answers,
-                batch_size=concurrency,
-                max_tokens=max_tokens,
-                seed=seed,
-            )
+    with AnswerCache(answering.file(out)) as answers:
+        asker = None if no_answers else answering.asker(answers)
         for name, select in selectors.items():
             scored = []
             for row in score(rows, budgeted(select, budget) if budget else select, asker):
                 scored.append(row)
                 progress.show(lambda: f"{name}: {len(scored):,} of {len(rows):,} questions")  # noqa: B023
-            results[name] = summarise(scored, seed)
+            results[name] = summarise(scored, answering.seed)
     progress.clear()
     show(results, len(rows))
     if out:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -42,33 +42,19 @@ WHY = {
 )
 @click.option("--evaluation", is_flag=True, help="Pools as the question alone retrieves them, missing gold not put in.")
 @shared.answering
-@shared.pooling
+@shared.pools
 def command(
-    data: Path,
-    kind: str,
-    limit: int | None,
+    reading: shared.Reading,
     out: Path,
     strategy: str,
     k: int,
-    closed_book: str,
+    closed_book: Literal["drop", "keep_empty", "annotated"],
     orders: int,
     votes: int,
     reask: float,
     evaluation: bool,
-    generator: str,
-    judge: str,
-    key_env: str | None,
-    judge_key_env: str | None,
-    max_tokens: int,
-    cache: Path | None,
-    concurrency: int,
-    seed: int,
-    retriever: str,
-    size: int,
-    budget: int,
-    encoder: str,
-    chunker: str,
-    chunk_tokens: int,
+    answering: shared.Answering,
+    pools: shared.Pools,
 ) -> dict[str, Any]:
     """Find, for every question of DATA, a set of passages that suffices and from which none can be left out.
 
@@ -89,37 +75,24 @@ def command(
           --generator http://localhost:8000/v1#qwen3-32b --judge http://localhost:8001/v1#llama-70b
     """
     from budwood_lcqa_selector.answer_cache import AnswerCache
-    from budwood_lcqa_selector.asking import Asker
-    from budwood_lcqa_selector.chunking import cut
     from budwood_lcqa_selector.mining import Miner, Mining
-    from budwood_lcqa_selector.parts import chunker_named, encoder_named, generator_named, judge_named
-    from budwood_lcqa_selector.pooling import Pooling
 
     if votes % 2 == 0:
         raise click.UsageError(f"--votes {votes}: a majority needs an odd number")
-    settings = Mining(strategy, k, True, closed_book, orders, votes, reask, seed, concurrency, evaluation)  # type: ignore[arg-type]
-    pooling = Pooling(retriever, size, budget, None if retriever == "bm25" else encoder_named(encoder))  # type: ignore[arg-type]
-    chunk = None if chunker == "identity" else chunker_named(chunker, chunk_tokens, encoder)
-    path = cache or out.with_name(out.name + ".answers.sqlite")
+    settings = Mining(
+        strategy, k, True, closed_book, orders, votes, reask, answering.seed, answering.concurrency, evaluation
+    )
+    pooling = pools.pooling()
+    path = answering.file(out)
     tally = Tally()
     progress = shared.Progress()
 
-    def questions() -> Iterator[PoolRow]:
-        for row in shared.retrieved(shared.rows_of(data, kind, limit), data):
-            yield row if chunk is None else row.with_(passages=tuple(cut(row.passages, chunk)), gold_sets=())
-
     with AnswerCache(path) as answers:
-        asker = Asker(
-            generator_named(generator, key_env, concurrency),
-            judge_named(judge, judge_key_env, concurrency),
-            answers,
-            batch_size=concurrency,
-            max_tokens=max_tokens,
-            seed=seed,
-        )
+        asker = answering.asker(answers)
+        questions = pools.cut(reading.retrieved())
 
         def mined() -> Iterator[PoolRow]:
-            for result in Miner(asker, settings, pooling).mine(questions()):
+            for result in Miner(asker, settings, pooling).mine(questions):
                 tally.add(result)
                 progress.show(lambda: f"{tally.line()}  {asker.counts.calls:,} calls, {asker.counts.known:,} known")
                 if result.row is not None:

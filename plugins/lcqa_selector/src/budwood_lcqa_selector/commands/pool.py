@@ -15,19 +15,8 @@ from budwood_lcqa_selector.records import PoolRow, write_rows
 @click.command()
 @shared.reading
 @click.option("--out", type=shared.FILE, required=True, help="Where to write the pools, one JSON object a line.")
-@shared.pooling
-def command(
-    data: Path,
-    kind: str,
-    limit: int | None,
-    out: Path,
-    retriever: str,
-    size: int,
-    budget: int,
-    encoder: str,
-    chunker: str,
-    chunk_tokens: int,
-) -> dict[str, Any]:
+@shared.pools
+def command(reading: shared.Reading, out: Path, pools: shared.Pools) -> dict[str, Any]:
     """Cut documents into passages and keep, for every question of DATA, those most similar to it.
 
     Retrieval sees the question alone, as at test time, and nothing is put in: gold that it misses stays missed, and
@@ -37,27 +26,21 @@ def command(
       budwood lcqa pool hotpot.json --format hotpotqa --out pools.jsonl
       budwood lcqa pool qasper.jsonl --format longbench --chunker semantic --retriever hybrid --out pools.jsonl
     """
-    from budwood_lcqa_selector.chunking import cut
-    from budwood_lcqa_selector.parts import chunker_named, encoder_named
-    from budwood_lcqa_selector.pooling import Pooling
-
-    settings = Pooling(retriever, size, budget, None if retriever == "bm25" else encoder_named(encoder))  # type: ignore[arg-type]
-    chunk = None if chunker == "identity" else chunker_named(chunker, chunk_tokens, encoder)
+    pooling = pools.pooling()
     progress = shared.Progress()
     recalls: list[float] = []
     sizes: list[int] = []
 
-    def pools() -> Iterator[PoolRow]:
-        for row in shared.retrieved(shared.rows_of(data, kind, limit), data):
-            whole = row if chunk is None else row.with_(passages=tuple(cut(row.passages, chunk)), gold_sets=())
-            pooled = settings.pool(whole)
-            sizes.append(len(pooled.passages))
-            if pooled.gold_sets:
-                recalls.append(pooled.pool_recall)
+    def pooled() -> Iterator[PoolRow]:
+        for row in pools.cut(reading.retrieved()):
+            made = pooling.pool(row)
+            sizes.append(len(made.passages))
+            if made.gold_sets:
+                recalls.append(made.pool_recall)
             progress.show(lambda: f"{len(sizes):,} questions")
-            yield pooled
+            yield made
 
-    count = write_rows(out, pools())
+    count = write_rows(out, pooled())
     progress.clear()
     recall = sum(recalls) / len(recalls) if recalls else None
     mean_size = sum(sizes) / max(1, count)

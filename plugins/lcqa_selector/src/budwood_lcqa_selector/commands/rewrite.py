@@ -18,9 +18,7 @@ from budwood_lcqa_selector.records import PoolRow, write_rows
 @click.option("--n", default=5, show_default=True, type=click.IntRange(1), help="Rewrites a question.")
 @click.option("--generator", required=True, help="Who rewrites: smollm2, a folder, a hub id, or http://host/v1#model.")
 @click.option("--key-env", help="Variable that holds the endpoint's key.")
-def command(
-    data: Path, kind: str, limit: int | None, out: Path, n: int, generator: str, key_env: str | None
-) -> dict[str, Any]:
+def command(reading: shared.Reading, out: Path, n: int, generator: str, key_env: str | None) -> dict[str, Any]:
     """Follow every question of DATA by rewrites of it, for a larger training set.
 
     Rewrites share the root_qid of their question, which keeps them in its split. Replies are kept beside --out: the same
@@ -39,7 +37,7 @@ def command(
     made = {"questions": 0, "rewrites": 0}
 
     def rows(model: Any) -> Iterator[PoolRow]:
-        for row in with_rewrites(shared.rows_of(data, kind, limit), model, n):
+        for row in with_rewrites(reading.rows(), model, n):
             made["rewrites" if "-r" in row.qid.removeprefix(row.root_qid) else "questions"] += 1
             progress.show(lambda: "{questions:,} questions, {rewrites:,} rewrites".format(**made))
             yield row
