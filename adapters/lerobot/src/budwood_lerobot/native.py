@@ -1,0 +1,215 @@
+"""LeRobot's own configuration objects from plain values under LeRobot's own names, every misfit found before a run.
+
+LeRobot registers policies, environments, optimisers and schedulers by name. Packages named ``lerobot_policy_*`` and
+``lerobot_env_*`` register themselves; any other is imported by ``discover_packages_path``, as on LeRobot's command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import draccus
+from draccus.utils import DecodingError, ParsingError
+
+from budwood_lerobot.versions import check_versions
+
+_HUB = "a run publishes nothing: budwood export writes a folder that you can push"
+POLICY_OWNED: Mapping[str, str] = {
+    "device": "the run has one device: use the top-level key device",
+    "pretrained_path": "write it as trainer.policy.path",
+    "use_peft": "adapters of PEFT are not bound yet",
+    **dict.fromkeys(("push_to_hub", "repo_id", "private", "tags", "license"), _HUB),
+}
+"""Fields of a policy's configuration that a run may not set, and why."""
+
+_OURS = "budwood writes checkpoints: use the section checkpoint"
+_EVERY = "budwood says when: use the section evaluation"
+TRAIN_OWNED: Mapping[str, str] = {
+    "dataset": "write it as the section dataset",
+    "env": "write it as the section env",
+    "policy": "write it beside algo, as trainer.policy",
+    "reward_model": "reward models are not trained here",
+    "output_dir": "a run has a folder of its own",
+    "job_name": "the run has one name: use the top-level key name",
+    "job": "a run is on this machine",
+    "seed": "the run has one seed: use the top-level key seed",
+    "steps": "write it beside algo, as trainer.total_steps",
+    "wandb": "metrics go to the journal and to MLflow: use the section tracking",
+    "eval": "use the section evaluation, and env.n_envs for how many environments run side by side",
+    "peft": "adapters of PEFT are not bound yet",
+    "sample_weighting": "its statistics would be lost on a resume",
+    "save_checkpoint_to_hub": _HUB,
+    "checkpoint_path": _OURS,
+    **dict.fromkeys(("resume", "save_checkpoint", "save_freq"), _OURS),
+    **dict.fromkeys(("env_eval_freq", "eval_steps"), _EVERY),
+}
+"""Fields of LeRobot's ``TrainPipelineConfig`` that a run may not set, and why."""
+
+DATASET_OWNED: Mapping[str, str] = {
+    "streaming": "rows that stream have no order to resume in",
+    "repo_type": "buckets only stream, and rows that stream have no order to resume in",
+}
+
+
+@contextmanager
+def without_arguments() -> Iterator[None]:
+    """LeRobot reads ``sys.argv`` also where it is called as a library; meanwhile there is only the program's name."""
+    kept = sys.argv
+    sys.argv = kept[:1]
+    try:
+        yield
+    finally:
+        sys.argv = kept
+
+
+@cache
+def _registered() -> None:
+    check_versions()
+    import lerobot.policies  # noqa: F401  registers LeRobot's own
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    register_third_party_plugins()
+
+
+def discover(packages: str | None) -> None:
+    """Import a package and its modules, which register policies or environments.
+
+    :raises ValueError: it cannot be imported.
+    """
+    _registered()
+    if packages is None:
+        return
+    from lerobot.configs.parser import PluginLoadError, load_plugin
+
+    try:
+        load_plugin(packages)
+    except PluginLoadError as error:
+        raise ValueError(f"discover_packages_path: {error}") from error
+
+
+def policy_config(
+    values: Mapping[str, Any], *, kind: str | None, path: str | None, device: str, revision: str | None = None
+) -> Any:
+    """A ``PreTrainedConfig``: of a registered kind, or as saved in the folder or on the hub at ``path``; ``values`` win.
+
+    :raises ValueError: one sentence for every misfit.
+    """
+    from lerobot.configs.policies import PreTrainedConfig
+
+    ours = {"device": device, "push_to_hub": False}
+    if path is None:
+        return decoded(PreTrainedConfig, {"type": kind, **values, **ours}, POLICY_OWNED)
+    try:
+        with without_arguments():
+            saved = draccus.encode(PreTrainedConfig.from_pretrained(path, revision=revision), PreTrainedConfig)
+    except (OSError, ValueError, DecodingError) as error:
+        raise ValueError(f"{path} holds no policy of LeRobot: {flat(error)}") from error
+    config = decoded(PreTrainedConfig, {**saved, **values, **ours}, POLICY_OWNED, set(saved))
+    config.pretrained_path, config.pretrained_revision = Path(path), revision
+    return config
+
+
+def env_config(kind: str, values: Mapping[str, Any]) -> Any:
+    """An ``EnvConfig`` of a registered kind.
+
+    :raises ValueError: one sentence for every misfit.
+    """
+    from lerobot.envs.configs import EnvConfig
+
+    return decoded(EnvConfig, {"type": kind, **values}, {})
+
+
+def dataset_config(values: Mapping[str, Any]) -> Any:
+    """LeRobot's ``DatasetConfig``.
+
+    :raises ValueError: one sentence for every misfit.
+    """
+    discover(None)
+    from lerobot.configs.default import DatasetConfig
+
+    return decoded(DatasetConfig, values, DATASET_OWNED)
+
+
+def train_config(args: Mapping[str, Any], repo_id: str = "unnamed") -> Any:
+    """A ``TrainPipelineConfig`` with ``args``; dataset, policy and environment are to be put in.
+
+    :raises ValueError: one sentence for every misfit.
+    """
+    discover(None)
+    from lerobot.configs.train import TrainPipelineConfig
+
+    preset = args.get("use_policy_training_preset", True)
+    if preset and ("optimizer" in args or "scheduler" in args):
+        raise ValueError(
+            "LeRobot replaces optimizer and scheduler by the policy's own presets: set use_policy_training_preset: false "
+            "and give both, or set the policy's fields optimizer_* and scheduler_*"
+        )
+    if not preset and ("optimizer" not in args or "scheduler" not in args):
+        raise ValueError("use_policy_training_preset: false needs optimizer and scheduler")
+    found = problems(TrainPipelineConfig, args, TRAIN_OWNED)
+    if found:
+        raise ValueError("; ".join(found))
+    return _decode(TrainPipelineConfig, {"dataset": {"repo_id": repo_id}, **args})
+
+
+def decoded(base: Any, values: Mapping[str, Any], owned: Mapping[str, str], kept: set[str] | None = None) -> Any:
+    """``values`` as an object of the dataclass ``base``, or of the class that its ``type`` is registered for.
+
+    ``kept``: names that may be there though a run does not set them.
+    """
+    cls = base
+    if hasattr(base, "get_known_choices"):
+        choices = base.get_known_choices()
+        if values["type"] not in choices:
+            raise ValueError(f"LeRobot has no {_noun(base)} {unknown(values['type'], sorted(choices))}")
+        cls = choices[values["type"]]
+    free = {*(kept or ()), "type", "device", "push_to_hub"}
+    found = problems(cls, {name: value for name, value in values.items() if name not in free}, owned)
+    if found:
+        raise ValueError("; ".join(found))
+    return _decode(base, dict(values))
+
+
+def _decode(cls: Any, values: dict[str, Any]) -> Any:
+    try:
+        return draccus.decode(cls, values)
+    except ParsingError as error:  # the class itself refuses them
+        raise ValueError(flat(error.__cause__ or error)) from error
+    except (DecodingError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(flat(error)) from error
+
+
+def problems(cls: Any, values: Mapping[str, Any], owned: Mapping[str, str]) -> list[str]:
+    """Every key of ``values`` that ``cls`` has no field for, or that a run owns; one sentence each."""
+    allowed = [item.name for item in dataclasses.fields(cls) if item.init and item.name not in owned]
+    found = []
+    for key in values:
+        if key in owned:
+            found.append(f"{key!r} cannot be set here: {owned[key]}")
+        elif key not in allowed:
+            found.append(f"{cls.__name__} has no field {unknown(key, allowed)}")
+    return found
+
+
+def unknown(name: str, known: Sequence[str]) -> str:
+    """The name, and the one that may have been meant, or all if none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"{name!r} (did you mean {near[0]!r}?)"
+    return f"{name!r}; it has {', '.join(known)}"
+
+
+def flat(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())
+
+
+def _noun(base: Any) -> str:
+    return {"PreTrainedConfig": "policy", "EnvConfig": "environment"}[base.__name__]
