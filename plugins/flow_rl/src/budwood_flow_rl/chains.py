@@ -94,8 +94,8 @@ def rollout(
     if drawn is None:
         return Chain(whole, None, _scored(kernel, whole[:, : kernel.noisy_steps + 1], mean, std, first=True))
     row = torch.arange(rows, device=device)
-    step = whole[row[:, None], torch.stack([drawn, drawn + 1], dim=1)]  # (B, 2, H, D)
-    score = _scored(kernel, step, mean[row, drawn, None], std[row, drawn, None], first=False)
+    ends = whole[row[:, None], torch.stack([drawn, drawn + 1], dim=1)]  # (B, 2, H, D)
+    score = _scored(kernel, ends, mean[row, drawn, None], std[row, drawn, None], first=False)
     return Chain(whole, drawn, score)
 
 
@@ -113,10 +113,8 @@ def log_prob(field: FlowField, kernel: Kernel, chain: Chain, o: Any) -> ChainLog
         k = torch.arange(steps, device=x.device).repeat(rows)
         mean, std, _ = kernel.step_dist(field, x[:, :-1].flatten(0, 1), k, repeated(o, steps))
     assert std is not None
-    steps = x.shape[1] - 1
-    return _scored(
-        kernel, x, mean.unflatten(0, (rows, steps)), std.unflatten(0, (rows, steps)), first=not kernel.hybrid
-    )
+    shape = (rows, x.shape[1] - 1, *mean.shape[1:])
+    return _scored(kernel, x, mean.reshape(shape), std.reshape(shape), first=not kernel.hybrid)
 
 
 def _scored(kernel: Kernel, x: Tensor, mean: Tensor, std: Tensor, first: bool) -> ChainLogProb:
@@ -172,7 +170,7 @@ def unflatten(actions: Tensor, K: int, H: int, D: int, hybrid: bool) -> Chain:
             f"{size + hybrid}",
             do="Use the kernel, the number of steps and the chunk length that the chains were made with",
         )
-    return Chain(actions[:, :size].unflatten(1, (K + 1, H, D)), actions[:, size].long() if hybrid else None)
+    return Chain(actions[:, :size].reshape(-1, K + 1, H, D), actions[:, size].long() if hybrid else None)
 
 
 def _check_finite(x: Tensor, stds: list[Tensor]) -> None:

@@ -72,17 +72,18 @@ def learn_decay(progress: float, smin: float, smax: float) -> tuple[float, float
     return smin, end + (smax - end) * (1 + math.cos(math.pi * after)) / 2
 
 
-def const(_progress: float, _smin: float, smax: float) -> tuple[float, float]:
-    """smax everywhere; nothing of the noise is learned."""
-    return smax, smax
+def const(_progress: float, smin: float, _smax: float) -> tuple[float, float]:
+    """smin everywhere: nothing of the noise is learned."""
+    return smin, smin
 
 
 def const_schedule_itr(progress: float, smin: float, smax: float) -> tuple[float, float]:
-    """One number an iteration, from smin (0.016) up to smax (0.08) in mid-run and down again, along a cosine.
+    """One number an iteration: smin to smax (0.016 to 0.08) in the first 1 % of the run, held for 29 %, and back by its end.
 
-    Reconstructed: where the peak lies was not in the published text seen.
+    Both ways along a cosine; released code has the lengths, and of the way up no more than that it is a warm-up.
     """
-    sigma = smin + (smax - smin) * (1 - math.cos(2 * math.pi * progress)) / 2
+    rising, falling = min(1.0, progress / 0.01), max(0.0, (progress - 0.30) / 0.70)
+    sigma = smin + (smax - smin) * (math.cos(math.pi * falling) - math.cos(math.pi * rising)) / 2
     return sigma, sigma
 
 

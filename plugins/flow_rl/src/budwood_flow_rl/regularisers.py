@@ -1,0 +1,53 @@
+"""What keeps a policy near the one it began as, both off by default: ReinFlow's authors report that it can trap the policy."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from budwood.api import LossInputs, LossTerm
+from budwood_flow_rl.chains import log_prob, rollout
+from budwood_flow_rl.families import sample
+from budwood_flow_rl.fields import FlowField, rows_of
+from budwood_flow_rl.kernels import Kernel
+
+
+def frozen[Module: nn.Module](module: Module) -> Module:
+    """A copy that nothing trains."""
+    return copy.deepcopy(module).requires_grad_(False).eval()
+
+
+def w2(field: FlowField, frozen: FlowField, o: Any, x0: Tensor, K: int) -> Tensor:
+    """Mean of ||ODE(o, x0) - ODE_frozen(o, x0)||^2 over rows, from the same noise x0 (B, H, D) ~ N(0, I).
+
+    That coupling bounds the squared 2-Wasserstein distance of the two policies from above.
+    """
+    with torch.no_grad():
+        target = sample(frozen, o, K, x0)
+    return (sample(field, o, K, x0) - target).square().flatten(1).sum(1).mean()
+
+
+def bc(field: FlowField, frozen: FlowField, kernel: Kernel, o: Any, generator: torch.Generator | None = None) -> Tensor:
+    """Minus the mean log-probability, per element of a chain, of chains that the frozen field samples under this kernel."""
+    elements = log_prob(field, kernel, rollout(frozen, kernel, o, generator=generator), o).elements
+    terms = 1 if kernel.hybrid else kernel.noisy_steps + 1
+    return -elements.mean() / terms
+
+
+def w2_term(field: FlowField, frozen: FlowField, K: int, weight: float, zero_x0: bool = False) -> LossTerm:
+    """``zero_x0`` copies the reference, whose noise is zero: one path a state is held, and the others are free."""
+
+    def fn(inputs: LossInputs) -> Tensor:
+        rows, device = rows_of(inputs.obs)
+        draw = torch.zeros if zero_x0 else torch.randn
+        x0 = draw(rows, field.horizon, field.action_dim, device=device)
+        return w2(field, frozen, inputs.obs, x0, K)
+
+    return LossTerm("w2", fn, weight, needs=frozenset({"obs"}))
+
+
+def bc_term(field: FlowField, frozen: FlowField, kernel: Kernel, weight: float) -> LossTerm:
+    return LossTerm("bc", lambda inputs: bc(field, frozen, kernel, inputs.obs), weight, needs=frozenset({"obs"}))
