@@ -223,6 +223,27 @@ def test_bad_use_is_explained(budwood, worlds, tmp_path, words, code, said):
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pool", "--out", "{out}"],
+        ["mine", "--out", "{out}"],
+        ["evaluate", "--no-answers", "--method", "full"],
+    ],
+)
+def test_records_that_are_left_out_are_counted(budwood, tmp_path, words):
+    passages = [{"id": f"p{i}", "title": "", "text": f"Ann works at {name}."} for i, name in enumerate(("Bolt", "Cy"))]
+    shared = {"question": "Where does Ann work?", "answers": ["Bolt"], "gold_ids": ["p0"], "passages": passages}
+    records = [{"qid": str(i), "gold_certain": i != 1, **shared} for i in range(3)]
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)))
+    words = [word.format(out=tmp_path / "out.jsonl") for word in words]
+    printed = budwood(words[0], path, "--format", "shipped", *words[1:], "--json")
+    assert f"1 record of {path} left out, for the reason given in a warning" in printed.err
+    assert answer(printed)["left_out"] == 1
+    assert answer(printed)["questions"] == 2
+
+
 @needs_data
 def test_real_questions_with_the_extractive_generator(budwood, tmp_path):
     """A regression number, not a quality claim: how often one sentence answers, and how often it stands in a gold passage."""

@@ -210,6 +210,13 @@ def test_questions_with_half_their_evidence_are_left_out_and_named(tmp_path, cap
     ]
 
 
+def test_questions_with_uncertain_gold_are_left_out_and_named(tmp_path, caplog):
+    path, lines = write(tmp_path, "x.jsonl", SHIPPED), []
+    assert [row.qid for row in load(path, "shipped", lines)] == ["q0", "q2"]
+    assert caplog.messages == [f"{path}, line 2 is left out: its gold is marked as uncertain"]
+    assert lines == [2]
+
+
 def test_unknown_formats_and_files(tmp_path):
     with pytest.raises(DataError, match=r"no data format 'csv'\. Choose one of rows, shipped"):
         load(tmp_path, "csv")

@@ -18,6 +18,8 @@ from budwood_lcqa_selector.records import DataError, Passage, PoolRow, bad_line,
 from budwood_lcqa_selector.retrieval import BM25, top
 
 Raw = Mapping[str, Any]
+Loader = Callable[[Path, list[int]], Iterator[PoolRow]]
+"""(file, numbers of the records left out, which it adds to) -> rows"""
 NEGATIVES = 19
 
 
@@ -25,29 +27,31 @@ class _LeftOut(Exception):  # noqa: N818 - a record that is no question, not an 
     """Why."""
 
 
-def load(path: Path, kind: str = "rows") -> Iterator[PoolRow]:
-    """Rows of ``path``, one at a time. :raises DataError: for an unknown ``kind``, and for a record that lacks a
-    field, by number."""
+def load(path: Path, kind: str = "rows", left_out: list[int] | None = None) -> Iterator[PoolRow]:
+    """Rows of ``path``, one at a time. Records that are left out are warned of, and their numbers added to ``left_out``.
+
+    :raises DataError: for an unknown ``kind``, and for a record that lacks a field, by number."""
     if kind not in LOADERS:
         raise DataError(f"no data format {kind!r}", do=f"Choose one of {', '.join(LOADERS)}")
-    return LOADERS[kind](path)
+    return LOADERS[kind](path, [] if left_out is None else left_out)
 
 
-def _rows(path: Path) -> Iterator[PoolRow]:
+def _rows(path: Path, _: list[int]) -> Iterator[PoolRow]:
     for number, values in read_jsonl(path):
         yield row_of(values, path, number)
 
 
-def _each(read: Callable[[Raw], Iterator[dict[str, Any]]]) -> Callable[[Path], Iterator[PoolRow]]:
+def _each(read: Callable[[Raw], Iterator[dict[str, Any]]]) -> Loader:
     """A loader that turns each record of a .jsonl file, or of the list in a .json file, into rows."""
 
-    def loader(path: Path) -> Iterator[PoolRow]:
+    def loader(path: Path, left_out: list[int]) -> Iterator[PoolRow]:
         for number, raw in read_jsonl(path) if path.suffix == ".jsonl" else _listed(path):
             check_text(raw, path, number)
             try:
                 found = list(read(raw))
             except _LeftOut as why:
                 logging.getLogger(__name__).warning("%s, line %d is left out: %s", path, number, why)
+                left_out.append(number)
                 continue
             except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
                 said = f"it has no field {error}" if isinstance(error, KeyError) else str(error)
@@ -73,7 +77,7 @@ def _listed(path: Path) -> Iterator[tuple[int, Raw]]:
 def _shipped(raw: Raw) -> Iterator[dict[str, Any]]:
     """``passages`` with text or sentences, and ``gold_ids``; records whose gold is marked as uncertain are left out."""
     if not raw.get("gold_certain", True):
-        return
+        raise _LeftOut("its gold is marked as uncertain")
     passages = [
         {
             "id": passage["id"],
@@ -159,7 +163,7 @@ def _row(
     }
 
 
-def _nq_open(path: Path) -> Iterator[PoolRow]:
+def _nq_open(path: Path, _: list[int]) -> Iterator[PoolRow]:
     """Questions with one gold paragraph each; the pool is that paragraph and the 19 of other questions that BM25
     scores highest for the question (hard negatives), in BM25's order."""
     records = list(read_jsonl(path))
@@ -185,7 +189,7 @@ def _nq_open(path: Path) -> Iterator[PoolRow]:
         yield row_of(values, path, number)
 
 
-LOADERS: Mapping[str, Callable[[Path], Iterator[PoolRow]]] = {
+LOADERS: Mapping[str, Loader] = {
     "rows": _rows,
     "shipped": _each(_shipped),
     "nq-open": _nq_open,

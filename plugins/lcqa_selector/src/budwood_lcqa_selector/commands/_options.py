@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import wraps
 from itertools import islice
 from pathlib import Path
@@ -26,17 +26,17 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def gathered(kind: type[Any], *each: Decorator) -> Decorator:
+def gathered(kind: type[Any], *options: Decorator) -> Decorator:
     """Options, shown in this order, that a command gets as one object named after ``kind``, which has a field for each."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def call(**given: Any) -> Any:
-            own = {field.name: given.pop(field.name) for field in fields(kind)}
+            own = {each.name: given.pop(each.name) for each in fields(kind) if each.init}
             return function(**given, **{kind.__name__.lower(): kind(**own)})
 
         decorated: Callable[..., Any] = call
-        for option in reversed(each):
+        for option in reversed(options):
             decorated = option(decorated)
         return decorated
 
@@ -45,18 +45,26 @@ def gathered(kind: type[Any], *each: Decorator) -> Decorator:
 
 @dataclass(frozen=True)
 class Reading:
-    """Which rows a command reads."""
+    """Which rows a command reads; ``left_out``: numbers of the records that were passed over so far."""
 
     data: Path
     format: str
     limit: int | None
+    left_out: list[int] = field(default_factory=list, init=False)
 
     def rows(self) -> Iterator[PoolRow]:
-        return islice(load(self.data, self.format), self.limit)
+        return islice(load(self.data, self.format, self.left_out), self.limit)
 
     def retrieved(self) -> Iterator[PoolRow]:
         """Rows whose passages are what retrieval or the data gave. :raises DataError: see :func:`refuse_injected`."""
         return refuse_injected(self.rows(), self.data)
+
+    def say_left_out(self) -> int:
+        """How many, once the rows are read."""
+        count = len(self.left_out)
+        if count:
+            click.echo(f"{count:,} record{'s'[: count > 1]} of {self.data} left out, for the reason given in a warning")
+        return count
 
 
 reading = gathered(

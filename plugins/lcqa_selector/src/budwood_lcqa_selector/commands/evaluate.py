@@ -12,6 +12,7 @@ import click
 
 from budwood_lcqa_selector.commands import _options as shared
 from budwood_lcqa_selector.metrics import Estimate
+from budwood_lcqa_selector.records import PoolRow
 
 DEFAULT = ("bm25:2", "bm25:5", "adaptive_k", "random:5", "full", "oracle")
 SHOWN = {
@@ -69,7 +70,11 @@ def command(
     from budwood_lcqa_selector.methods import Methods
     from budwood_lcqa_selector.metrics import summarise
 
-    tuning = list(replace(reading, data=validation, limit=None).retrieved()) if validation else []
+    tuning: list[PoolRow] = []
+    if validation:
+        others = replace(reading, data=validation, limit=None)
+        tuning = list(others.retrieved())
+        others.say_left_out()
     methods = Methods(encoder, reranker, answering.seed, tuning)
     selectors = {name: methods.make(name) for name in names}
     rows = list(reading.retrieved())
@@ -85,11 +90,13 @@ def command(
             results[name] = summarise(scored, answering.seed)
     progress.clear()
     show(results, len(rows))
+    left_out = reading.say_left_out()
     if out:
         write(out, results)
         click.echo(f"every number: {out}")
     return {
         "questions": len(rows),
+        "left_out": left_out,
         "budget": budget,
         "methods": {
             name: {metric: vars(value) for metric, value in estimates.items()} for name, estimates in results.items()

@@ -110,7 +110,9 @@ def command(
     counts = asker.counts
     click.echo(f"{counts.calls:,} calls made, {counts.known:,} answers known before")
     click.echo(f"{count:,} rows in {out}")
-    return {"rows": count, "out": str(out), "cache": str(path), **tally.facts(), "made": asdict(counts)}
+    left_out = reading.say_left_out()
+    facts = {"rows": count, "left_out": left_out, "out": str(out), "cache": str(path)}
+    return {**facts, **tally.facts(), "made": asdict(counts)}
 
 
 class Tally:

@@ -47,4 +47,5 @@ def command(reading: shared.Reading, out: Path, pools: shared.Pools) -> dict[str
     click.echo(f"{count:,} questions, {mean_size:.1f} passages each, in {out}")
     if recall is not None:
         click.echo(f"{recall:.3f} of the annotated evidence is in the pools")
-    return {"questions": count, "mean_size": mean_size, "pool_recall": recall, "out": str(out)}
+    left_out = reading.say_left_out()
+    return {"questions": count, "left_out": left_out, "mean_size": mean_size, "pool_recall": recall, "out": str(out)}

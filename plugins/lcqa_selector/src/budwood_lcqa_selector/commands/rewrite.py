@@ -46,4 +46,4 @@ def command(reading: shared.Reading, out: Path, n: int, generator: str, key_env:
         write_rows(out, rows(model))
     progress.clear()
     click.echo("{questions:,} questions and {rewrites:,} rewrites in {out}".format(**made, out=out))
-    return {**made, "out": str(out)}
+    return {**made, "left_out": reading.say_left_out(), "out": str(out)}
