@@ -139,9 +139,9 @@ def test_resumed_after_the_switch(whole, files, tmp_path):
 
 
 def waiting(files: Path, out: Path, **evaluation):
-    """Its first stage waits for a plateau; a gain of 2 is more than rewards can give."""
+    """Its first stage waits for a plateau; the reward is above 0.1 and does not gain as much again."""
     made = config(files, out)
-    made["plugins"]["lcqa_selector"]["stages"][0] |= {"max_steps": None, "patience": 1, "min_delta": 2.0}
+    made["plugins"]["lcqa_selector"]["stages"][0] |= {"max_steps": None, "patience": 1, "min_delta": 0.1}
     made["evaluation"] |= evaluation
     return made
 

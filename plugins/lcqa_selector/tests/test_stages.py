@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -50,6 +51,28 @@ def test_a_new_stage_counts_afresh():
     assert three.evaluated(5, 0.1) is None, "the best of the stage before is no yardstick: rewards are not comparable"
     assert three.stepped(7) is None
     assert three.stepped(8) == Switch(2, 8, "max_steps")
+
+
+@pytest.mark.parametrize("dead", [[0.0], [-1.0], [-0.2, 0.0], [0.0, 0.004, 0.001], [float("nan"), -1.0]])
+def test_a_dead_reward_is_no_plateau(dead):
+    """Nothing is learned while picks are worth no more than an empty one, which earns 0; only its steps end the stage."""
+    stages = controller(patience=2, max_steps=500)
+    values = itertools.islice(itertools.cycle(dead), 40)
+    assert [stages.evaluated(10 * i, value) for i, value in enumerate(values, start=1)] == [None] * 40
+    assert stages.stepped(500) == Switch(1, 500, "max_steps")
+
+
+def test_a_reward_that_comes_to_life_late_has_its_whole_patience():
+    stages = controller(patience=2)
+    values = [0.0, 0.0, 0.0, 0.0, 0.3, 0.3, 0.3]
+    assert [stages.evaluated(i, value) for i, value in enumerate(values)] == [None] * 6 + [Switch(1, 6, "plateau")]
+
+
+def test_a_reward_that_dies_after_it_has_lived_is_a_plateau():
+    stages = controller(patience=2)
+    assert [stages.evaluated(i, value) for i, value in enumerate([0.3, 0.0, 0.0])] == [None] * 2 + [
+        Switch(1, 2, "plateau")
+    ]
 
 
 def test_no_gain_at_all_is_none_however_small_a_gain_counts():

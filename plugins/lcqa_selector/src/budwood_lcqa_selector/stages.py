@@ -7,7 +7,6 @@ itself, since rows may have been fetched before the switch and be scored after i
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +19,23 @@ from budwood_lcqa_selector.prompts import TIGHT, WIDE
 
 STATE_FILE = "stage_state.json"
 Reason = Literal["max_steps", "plateau"]
+NOTHING = 0.0
+"""What an empty pick earns, and one beyond the limit; a malformed answer earns less."""
 
 
 class Stage(Config):
     """One stage. It ends after ``max_steps`` optimiser steps, or when ``patience`` evaluations in a row have not gained
-    ``min_delta``, but not before ``min_steps``; the last one never ends. The paper gives none of these numbers."""
+    ``min_delta``, but not before ``min_steps``; the last one never ends. The paper gives none of these numbers.
+
+    A reward that has not gained ``min_delta`` over :data:`NOTHING` in this stage is dead, not on a plateau: nothing is
+    learned yet, and ``max_steps`` alone ends the stage. This is ours; the paper says only "plateaus"."""
 
     name: str = Field(min_length=1, description="how logs and the report call it")
     red: int = Field(ge=0, description="passages allowed beyond the evidence: red_i of the paper")
     prompt: str = Field(min_length=1, description="the stage's sentence in the picker's instructions")
     max_steps: int | None = Field(default=None, ge=1, description="optimiser steps after which the next stage begins")
     min_steps: int = Field(default=0, ge=0, description="optimiser steps before which no plateau ends it")
-    patience: int = Field(default=3, ge=1, description="evaluations without a gain after which the next stage begins")
+    patience: int = Field(default=3, ge=1, description="evaluations without a gain, after one, that end it")
     min_delta: float = Field(default=0.005, ge=0, description="smallest gain that counts as one")
 
 
@@ -57,8 +61,7 @@ class StageController:
         self.stages = tuple(stages)
         self.index = 0
         self.switches: list[Switch] = []
-        self.began, self.stale = 0, 0
-        self.best: float | None = None
+        self.began, self.stale, self.best = 0, 0, NOTHING
 
     @property
     def stage(self) -> Stage:
@@ -76,10 +79,10 @@ class StageController:
         return self._next(step, "max_steps")
 
     def evaluated(self, step: int, value: float) -> Switch | None:
-        """After an evaluation, higher being better: the switch, if the stage has stopped gaining."""
-        if value > (-math.inf if self.best is None else self.best + self.stage.min_delta):  # never true of NaN
+        """After an evaluation, higher being better: the switch, if the stage has gained and has stopped gaining."""
+        if value > self.best + self.stage.min_delta:  # never true of NaN
             self.best, self.stale = value, 0
-        else:
+        elif self.best > NOTHING:
             self.stale += 1
         done = self.stale >= self.stage.patience and step - self.began >= self.stage.min_steps
         return self._next(step, "plateau") if done and not self.last else None
@@ -105,7 +108,7 @@ class StageController:
 
     def _next(self, step: int, reason: Reason) -> Switch:
         self.index += 1
-        self.began, self.stale, self.best = step, 0, None
+        self.began, self.stale, self.best = step, 0, NOTHING
         switch = Switch(self.index, step, reason)
         self.switches.append(switch)
         return switch
@@ -131,8 +134,7 @@ class StageController:
                 do="Resume with the stages it was started with",
             )
         self.index, self.began = int(state["index"]), int(state["began"])
-        self.best = None if state["best"] is None else float(state["best"])
-        self.stale = int(state["stale"])
+        self.best, self.stale = float(state["best"]), int(state["stale"])
         self.switches = [Switch(int(index), int(step), reason) for index, step, reason in state["switches"]]
 
     def save(self, folder: Path) -> None:
