@@ -44,10 +44,10 @@ def tiny_policy(kind: Kind, folder: Path, *, seed: int = 0, **config: Any) -> Pr
         raise ValueError(f"no tiny policy of kind {kind!r}; there are {', '.join(KINDS)}")
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:
-        torch.manual_seed(seed)
         if kind.startswith("pi0"):
             stack.enter_context(tiny_pi(folder))
         policy_class, settings = _settings(kind, folder)
+        torch.manual_seed(seed)
         policy = policy_class(policy_class.config_class(**{**settings, **config}))
         if kind == "multi_task_dit":
             for block in policy.noise_predictor.transformer_blocks:
