@@ -556,6 +556,16 @@ def test_a_checkpoint_of_other_callbacks_is_refused() -> None:
         made.start()
 
 
+def test_a_state_that_lacks_a_key_is_one_paragraph() -> None:
+    saved = session(Counter(), Spy())[0].state_dict()
+    del saved["evaluated_at"]
+    made, _ = session(Counter(), Spy(), restored=saved)
+    with pytest.raises(
+        CheckpointError, match=r"session of the checkpoint of step 0: the checkpoint has no 'evaluated_at'"
+    ):
+        made.start()
+
+
 def test_an_evaluator_needs_a_step_to_run_at() -> None:
     with pytest.raises(ContributionError, match="evaluator 'probe' is to run every 0 steps; give at least 1"):
         Evaluator("probe", 0, lambda control: EvalReport())

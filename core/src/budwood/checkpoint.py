@@ -12,7 +12,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,25 @@ class Checkpoints:
             where=str(error.filename or self.folder),
             do="Make the folder writable, or choose another with `output=FOLDER`.",
         )
+
+
+@contextmanager
+def taking_up(where: str) -> Iterator[None]:
+    """A state that is read here came from the checkpoint ``where``: what does not fit names it.
+
+    :raises CheckpointError: also for a key that is read and was never written.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        error.where = error.where or where
+        raise
+    except KeyError as error:
+        raise CheckpointError(
+            f"the checkpoint has no {error}: another version wrote it, or another trainer",
+            where=where,
+            do="Install what the run was trained with, which its versions.json names, or start a new run with init_from=RUN",
+        ) from error
 
 
 def _damage(path: Path) -> str | None:

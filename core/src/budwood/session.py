@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from budwood.api import (
-    BudwoodError,
     CheckpointError,
     Contributed,
-    ContributionError,
     Contributions,
     Evaluation,
     Evaluator,
@@ -28,7 +26,9 @@ from budwood.api import (
     StateTree,
     StepBatch,
     Trainer,
+    blamed,
 )
+from budwood.checkpoint import taking_up
 from budwood.outlets import Recorder, Screen
 from budwood.rhythm import Due, Rhythm
 
@@ -148,7 +148,8 @@ class Session:
                 item.value.on_run_start(self)
         self._muted = False
         if self._restored is not None:
-            self._load_state(self._restored)
+            with taking_up(f"the session of the checkpoint of step {self._restored.get('steps')}"):
+                self._load_state(self._restored)
             self._restored = None
         return self._goes_on()
 
@@ -361,17 +362,5 @@ class Session:
         self.seconds[what] += spent - self._counted
         self._counted = outside + spent
 
-    @contextmanager
-    def _blaming(self, item: Contributed[Any], what: str) -> Iterator[None]:
-        try:
-            yield
-        except BudwoodError as error:
-            error.who = error.who or item.who
-            raise
-        except Exception as error:
-            raise ContributionError(
-                f"its {what} raised {type(error).__name__}: {error}",
-                where=f"plugins.{item.plugin}, step {self.steps}",
-                who=item.who,
-                do="Run again with --debug to see where",
-            ) from error
+    def _blaming(self, item: Contributed[Any], what: str) -> AbstractContextManager[None]:
+        return blamed(item, what, f"step {self.steps}")

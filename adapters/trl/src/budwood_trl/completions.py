@@ -18,8 +18,9 @@ from budwood.api import (
     GenerationRequest,
     RolloutFn,
     ScoredCompletions,
+    blamed,
+    misfit,
 )
-from budwood_trl.blame import blamed, misfit
 
 
 class WithAdvantages:

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from budwood.api import Contributed, LossInputs, LossTerm
-from budwood_trl.blame import blamed, misfit
+from budwood.api import Contributed, LossInputs, LossTerm, blamed, misfit
 
 
 class WithLosses:

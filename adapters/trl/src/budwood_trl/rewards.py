@@ -27,8 +27,9 @@ from budwood.api import (
     StepBatch,
     TermColumn,
     WeightVector,
+    blamed,
+    misfit,
 )
-from budwood_trl.blame import blamed, misfit
 from budwood_trl.config import OWN
 
 NOT_COLUMNS = {"trainer_state", "log_extra", "log_metric", "environments"}

@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from budwood.api.blame import blamed, misfit
 from budwood.api.completions import CompletionReward, Completions
 from budwood.api.control import EvalReport, Evaluation, Evaluator, RunCallback, RunControl
 from budwood.api.errors import (
@@ -117,6 +118,8 @@ __all__ = [
     "Trainer",
     "TrainerEvents",
     "WeightVector",
+    "blamed",
     "hookimpl",
+    "misfit",
     "storable",
 ]
