@@ -6,14 +6,9 @@ names what each rests on. The hashes are of the syntax without docstrings, so co
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import importlib
-import inspect
-import textwrap
-from typing import Any
-
 import pytest
+
+from budwood.testing import source_hash
 
 SB3 = "stable_baselines3"
 READ: dict[str, tuple[str, str]] = {
@@ -87,19 +82,6 @@ READ: dict[str, tuple[str, str]] = {
         "relabelling before an update",
     ),
 }
-
-
-def source_hash(place: str) -> str:
-    module, _, path = place.partition(":")
-    found: Any = importlib.import_module(module)
-    for name in path.split("."):
-        found = inspect.getattr_static(found, name)
-    function = getattr(found, "__func__", found)
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    body = tree.body[0].body  # type: ignore[attr-defined]
-    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-        del body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize("place", READ)

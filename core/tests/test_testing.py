@@ -14,7 +14,7 @@ from budwood.api import StepBatch
 from budwood.cli import main
 from budwood.plugins import Activation, PerPlugin, find, load
 from budwood.templates import write_plugin
-from budwood.testing import Finding, _run, check_plugin
+from budwood.testing import Finding, _run, check_plugin, source_hash
 
 PRELUDE = """
 from pydantic import Field
@@ -297,3 +297,16 @@ class Plugin:
 """
     assert levels(findings(source, terms=["speed"]), "error") == []
     assert levels(findings(source, name="other", terms=("speed",)), "error") == []
+
+
+def test_a_canary_sees_syntax_and_no_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    bodies = {
+        "plain": "return x + 1",
+        "told": '"""Says more."""\n        return (x +  1)  # and this',
+        "other": "return x + 2",
+    }
+    for name, body in bodies.items():
+        (tmp_path / f"canary_{name}.py").write_text(f"class A:\n    def f(self, x):\n        {body}\n")
+    plain, told, other = (source_hash(f"canary_{name}:A.f") for name in bodies)
+    assert plain == told != other

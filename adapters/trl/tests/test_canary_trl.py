@@ -6,14 +6,9 @@ syntax without docstrings, so comments and layout do not count.
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import importlib
-import inspect
-import textwrap
-from typing import Any
-
 import pytest
+
+from budwood.testing import source_hash
 
 GRPO, RLOO = "trl.trainer.grpo_trainer:GRPOTrainer", "trl.trainer.rloo_trainer:RLOOTrainer"
 LOOP = "transformers.trainer:Trainer"
@@ -73,19 +68,6 @@ READ: dict[str, tuple[str, str]] = {
     "transformers.trainer_callback:TrainerState.load_from_json": ("c7332a1bd7634aeb", "Resumed"),
     "accelerate.data_loader:SeedableRandomSampler.__iter__": ("1e3b94a4f4fdc87d", "order of rows"),
 }
-
-
-def source_hash(place: str) -> str:
-    module, _, path = place.partition(":")
-    found: Any = importlib.import_module(module)
-    for name in path.split("."):
-        found = inspect.getattr_static(found, name)
-    function = inspect.unwrap(getattr(found, "__func__", found))
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    body = tree.body[0].body  # type: ignore[attr-defined]
-    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-        del body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize("place", READ)

@@ -38,8 +38,11 @@ from budwood.api import (
     RunCallback,
     Stateful,
 )
+from budwood.canary import source_hash
 from budwood.plugins import Activation, Active, Installed, PerPlugin, find, kebab, load, snake
 from budwood.yaml_io import plain
+
+__all__ = ["Finding", "check_plugin", "source_hash"]
 
 HEAVY = ("torch", "transformers", "trl", "lerobot", "mlflow")
 """What importing a plugin must not import: ``budwood plugins --hooks`` would take seconds."""
