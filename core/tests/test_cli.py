@@ -206,6 +206,25 @@ def test_eval_reports_episodes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert answer["std"] == pytest.approx(2**0.5)
 
 
+def test_eval_prints_what_a_trainer_measures_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    def measure(*given: Any, progress: Any) -> Any:
+        asked.append(given)
+        return {"eval/loss": 1.25, "eval/rewards/accuracies": 0.75}, Path("step_1")
+
+    monkeypatch.setattr(runs, "evaluate", measure)
+    assert main(["eval", "last", "dataset.eval=held-out.jsonl"]) == 0
+    assert capsys.readouterr().out == (
+        "eval/loss                1.25\neval/rewards/accuracies  0.75\ncheckpoint               step_1\n"
+    )
+    assert main(["eval", "last", "--json"]) == 0
+    assert as_json(capsys)["metrics"] == {"eval/loss": 1.25, "eval/rewards/accuracies": 0.75}
+    assert asked[0] == ("last", None, 20_000, ("dataset.eval=held-out.jsonl",))
+
+
 # ---- failures ---------------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from budwood.api import Contributions, StateTree
 from budwood.checkpoint import Checkpoints
 from budwood.rhythm import Rhythm
 from budwood.session import Session
+from budwood_trl.state import KEYS
 from budwood_trl.trainer import TRLTrainer
 
 STEPS = 9
@@ -76,3 +77,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(case: str, trainer: Any, tmp_pat
         rest = [(step, row) for step, row in all_records.records if step > cut]
         assert [step for step, _ in records.records] == [step for step, _ in rest]
         assert numbers([row for _, row in records.records]) == numbers([row for _, row in rest])
+
+
+def test_a_state_that_lacks_a_part_is_refused_before_training(trainer: Any, tmp_path: Path) -> None:
+    whole = trainer("sft", steps=2)
+    run(whole, Files(whole, tmp_path))
+    saved = whole.state_dict()
+    assert set(saved) == {*KEYS, "first"}
+    for key in saved:
+        with pytest.raises(KeyError, match=key):
+            trainer("sft", steps=2).load_state_dict({k: v for k, v in saved.items() if k != key})

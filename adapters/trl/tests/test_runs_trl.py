@@ -18,8 +18,10 @@ from transformers import AutoModelForCausalLM
 
 import budwood
 from budwood import journal
-from budwood.api import ConfigError
+from budwood.api import CheckpointError, ConfigError, ContributionError
+from budwood.checkpoint import Checkpoints
 from budwood.planning import explain
+from budwood.runs import evaluate
 
 
 @pytest.fixture
@@ -50,8 +52,11 @@ def config(model_folder: Path, rows_file: Any, tmp_path: Path) -> Any:
     return make
 
 
-def test_a_run_leaves_a_journal_a_report_and_a_model_that_loads(config: Any, words: None) -> None:
+def test_a_run_leaves_a_journal_a_report_and_a_model_that_loads(
+    config: Any, words: None, capfd: pytest.CaptureFixture[str]
+) -> None:
     result = budwood.run(config("grpo"))
+    assert capfd.readouterr() == ("", ""), "no bars of transformers, datasets and TRL"
     assert result.status == "finished"
     history = journal.history(Path(result.paths["folder"]))
     assert history["train/loss"][0] == [1, 2, 3, 4]
@@ -141,8 +146,37 @@ def test_more_steps_are_trained_on_and_a_finished_run_says_so(config: Any) -> No
     with pytest.raises(ConfigError, match=r"this run is finished, at 4 steps.*trainer\.total_steps=8"):
         budwood.resume(folder)
     more = budwood.resume(folder, ["trainer.total_steps=6"])
+    assert more.notes == [f"continuing from {Path(short.paths['checkpoint']).name}"]
     models = [load_file(Path(result.paths["native"]) / "model.safetensors") for result in (long, more)]
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
+def test_another_length_under_a_schedule_that_depends_on_it_is_told(config: Any) -> None:
+    short = budwood.run(config("sft", steps=2))
+    more = budwood.resume(short.paths["folder"], ["trainer.total_steps=3"])
+    assert more.notes[1:] == [
+        "The learning rate's schedule, linear, depends on the length of the run: up to here it was that of 2 steps, from "
+        "here on it is that of 3."
+    ]
+
+
+def test_a_checkpoint_that_lacks_a_key_is_one_paragraph(config: Any) -> None:
+    written = budwood.run(config("sft", steps=2))
+    folder = Path(written.paths["folder"])
+    store = Checkpoints(folder / "checkpoints", 1)
+    state, meta = store.load(Path(written.paths["checkpoint"]))
+    del state["trainer"]["first"]
+    path = store.save(2, state, meta)
+    with pytest.raises(CheckpointError) as caught:
+        budwood.resume(written.paths["folder"], ["trainer.total_steps=3"])
+    assert str(caught.value) == (
+        f"{path}: the checkpoint has no 'first': another version wrote it, or another trainer. Install what the run was "
+        "trained with, which its versions.json names, or start a new run with init_from=RUN."
+    )
+    del state["trainer"]["policy"]
+    store.save(2, state, meta)
+    with pytest.raises(CheckpointError, match="the checkpoint has no 'policy'"):
+        budwood.run(config("sft", steps=2, init_from=written.paths["folder"]))
 
 
 def test_a_run_starts_from_anothers_policy(config: Any) -> None:
@@ -175,6 +209,30 @@ def test_interrupted_before_its_first_step_it_says_so_and_goes_on(config: Any, m
     assert again.status == "finished"
     models = [load_file(Path(result.paths["native"]) / "model.safetensors") for result in (whole, again)]
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
+@pytest.mark.parametrize("algo", ["dpo", "sft", "reward", "kto"])
+def test_a_trainer_without_episodes_is_evaluated_by_its_own_numbers(config: Any, algo: str, rows_file: Any) -> None:
+    trained = budwood.run(config(algo, steps=2))
+    history = journal.history(Path(trained.paths["folder"]))
+    numbers, checkpoint = evaluate(trained.paths["folder"])
+    assert str(checkpoint) == trained.paths["checkpoint"]
+    assert numbers["eval/loss"] == pytest.approx(history["eval/loss"][1][-1], abs=1e-6)
+    assert {name for name in history if name.startswith("eval/")} == set(numbers)
+    other, _ = evaluate(trained.paths["folder"], overrides=[f"dataset.eval={rows_file(algo, 5)}"])
+    assert other["eval/loss"] != numbers["eval/loss"]
+    with pytest.raises(ContributionError, match=r"has no episodes.*dataset\.eval=FILE; budwood eval takes that too"):
+        evaluate(trained.paths["folder"], overrides=["dataset.eval=null"])
+
+
+def test_a_trainer_of_completions_has_both(config: Any, words: None) -> None:
+    trained = budwood.run(config("grpo", steps=1))
+    numbers, _ = evaluate(trained.paths["folder"])
+    assert "eval/reward" in numbers
+    episodes, _ = evaluate(trained.paths["folder"], episodes=3)
+    assert len(episodes.returns) == 3
+    without_rows, _ = evaluate(trained.paths["folder"], overrides=["dataset.eval=null"])
+    assert len(without_rows.returns) == 20
 
 
 def test_lora_trains_and_exports_the_adapter(config: Any) -> None:

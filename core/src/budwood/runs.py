@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from budwood import config, machine
-from budwood.api import CheckpointError, ConfigError, Evaluation, StateTree, Trainer
-from budwood.checkpoint import Checkpoints
+from budwood.api import CheckpointError, ConfigError, Evaluation, Measured, StateTree, Trainer
+from budwood.checkpoint import Checkpoints, taking_up
 from budwood.folder import RunFolder, default_output, find_run, new_folder, prepare_output
 from budwood.planning import Plan, explain, plan
 from budwood.progress import Progress, silent
 from budwood.training import Result, train
 
 __all__ = ["Plan", "Restored", "Result", "evaluate", "explain", "export", "restored", "resume", "run"]
+
+
+EPISODES = 20
+"""Of an evaluation that does not say how many."""
 
 
 def run(
@@ -77,14 +81,15 @@ def _go_on(folder: RunFolder, loaded: config.Loaded, progress: Progress) -> Resu
     state, meta = Checkpoints(folder.checkpoints, 1).load(path)
     _check_origin(planned, meta["config"], path)
     with _built(planned) as trainer:
-        _check_unfinished(folder, planned, trainer, state["session"])
-        _lift_stop(folder, state["session"])
-        notes = [
-            *_left_out(damaged),
-            f"continuing from {path.name}",
-            *machine.version_changes(meta["versions"]),
-            *trainer.load_state_dict(state["trainer"]),
-        ]
+        with taking_up(str(path)):
+            _check_unfinished(folder, planned, trainer, state["session"])
+            _lift_stop(folder, state["session"])
+            notes = [
+                *_left_out(damaged),
+                f"continuing from {path.name}",
+                *machine.version_changes(meta["versions"]),
+                *trainer.load_state_dict(state["trainer"]),
+            ]
         return train(folder, planned, trainer, (state, meta), notes, progress)
 
 
@@ -116,7 +121,8 @@ def _warmed(trainer: Trainer, planned: Plan) -> list[str]:
         return []
     source = find_run(planned.data["init_from"])
     state, path, notes = _newest(source)
-    trainer.load_policy(state["trainer"])
+    with taking_up(str(path)):
+        trainer.load_policy(state["trainer"])
     return [*notes, f"policy taken from {source.run_id}, {path.name}"]
 
 
@@ -155,11 +161,22 @@ def _lift_stop(folder: RunFolder, state: StateTree) -> None:
 
 
 def evaluate(
-    reference: str, episodes: int = 20, seed: int = 20_000, *, progress: Progress | None = None
-) -> tuple[Evaluation, Path]:
-    """Fresh episodes of a run's newest intact checkpoint, and which one that is."""
-    with restored(reference, progress=progress) as found:
-        return found.trainer.evaluate(episodes, seed), found.checkpoint
+    reference: str,
+    episodes: int | None = None,
+    seed: int = 20_000,
+    overrides: Sequence[str] = (),
+    *,
+    progress: Progress | None = None,
+) -> tuple[Evaluation | Mapping[str, float], Path]:
+    """Fresh episodes of a run's newest intact checkpoint, and which one that is.
+
+    A trainer that evaluates by numbers of its own gives those instead, unless ``episodes`` are asked for. ``overrides``
+    change settings of the run for this evaluation alone, e.g. the rows that are held out.
+    """
+    with restored(reference, overrides=overrides, progress=progress) as found:
+        if episodes is None and isinstance(found.trainer, Measured) and (numbers := found.trainer.measure()):
+            return numbers, found.checkpoint
+        return found.trainer.evaluate(episodes or EPISODES, seed), found.checkpoint
 
 
 def export(reference: str, to: Path | None = None, *, progress: Progress | None = None) -> Path:
@@ -182,18 +199,22 @@ class Restored:
 
 
 @contextmanager
-def restored(reference: str, steps: int | None = None, *, progress: Progress | None = None) -> Iterator[Restored]:
+def restored(
+    reference: str, steps: int | None = None, *, overrides: Sequence[str] = (), progress: Progress | None = None
+) -> Iterator[Restored]:
     """The trained policy of a run, to act with: of the checkpoint at ``steps``, or of the newest intact one.
 
-    ``with budwood.restored("last") as run: run.trainer.native.predict(...)``. Nothing is unpickled.
+    ``with budwood.restored("last") as run: run.trainer.native.predict(...)``. Nothing is unpickled. ``overrides`` change
+    settings of the run for this use alone.
     """
     folder = find_run(reference)
     state, path, notes = _newest(folder) if steps is None else _at(folder, steps)
     for note in notes:
         (progress or silent()).message(note)
-    planned = plan(config.load(folder.config_file), folder.folder, recorded=True)
+    planned = plan(config.load(folder.config_file, overrides), folder.folder, recorded=True)
     with _built(planned) as trainer:
-        trainer.load_policy(state["trainer"])
+        with taking_up(str(path)):
+            trainer.load_policy(state["trainer"])
         yield Restored(trainer, path, folder.run_id, planned.data)
 
 

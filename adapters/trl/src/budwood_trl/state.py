@@ -20,6 +20,21 @@ NOT_PROGRESS = ("log_history", "stateful_callbacks")
 """Of transformers' TrainerState: the journal has the history, and budwood's callbacks keep their own state."""
 COUNTERS = ("_step", "_total_train_tokens", "_entropy_window_stats", "entropy_coef", "_last_world_entropy")
 """Attributes of some of TRL's trainers that outlive a step."""
+KEYS = (
+    "policy",
+    "reference",
+    "optimizer",
+    "scheduler",
+    "progress",
+    "counters",
+    "in_hand",
+    "log",
+    "generators",
+    "notes",
+)
+"""Of :func:`trainer_state`."""
+ANY_LENGTH = ("constant", "constant_with_warmup", "inverse_sqrt", "reduce_lr_on_plateau")
+"""Schedules of transformers that do not ask how long a run will be."""
 _SAME = "Resume with the model, the trainer and the plugins that the run was trained with"
 
 
@@ -49,7 +64,10 @@ def restore(native: Any, state: StateTree) -> None:
     """Everything that ``train`` does not make anew, before it is called.
 
     :raises CheckpointError: the state belongs to another model.
+    :raises KeyError: a part of it is missing.
     """
+    for key in KEYS:
+        _ = state[key]  # several are read only once training has begun
     load_policy(native.accelerator.unwrap_model(native.model), state["policy"])
     if state["reference"] is not None:
         load_policy(native.ref_model, state["reference"])
@@ -63,6 +81,17 @@ def restore(native: Any, state: StateTree) -> None:
             }
             for batch in copied(state["in_hand"])
         ]
+
+
+def lengthened(native: Any, state: StateTree, total_steps: int) -> list[str]:
+    """What there is to say of a schedule that the run has followed for another length."""
+    before, kind = state["progress"]["max_steps"], str(getattr(native.args.lr_scheduler_type, "value", ""))
+    if before == total_steps or kind in ANY_LENGTH:
+        return []
+    return [
+        f"The learning rate's schedule, {kind}, depends on the length of the run: up to here it was that of {before} steps, "
+        f"from here on it is that of {total_steps}."
+    ]
 
 
 def restore_log(native: Any, state: StateTree) -> None:

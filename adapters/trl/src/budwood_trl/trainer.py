@@ -21,12 +21,13 @@ from budwood.api import (
     TrainerEvents,
     WeightVector,
 )
+from budwood_models.language_model import quiet
 from budwood_trl import state
 from budwood_trl.bridge import Bridge, StopTraining, is_number
 from budwood_trl.generators import set_aside, set_generators
 from budwood_trl.rewards import Columns, batch_width, step_batch, untouched
 
-SPEED = ("runtime", "samples_per_second", "steps_per_second")
+SPEED = ("model_preparation_time", "runtime", "samples_per_second", "steps_per_second")
 
 
 class TRLTrainer:
@@ -130,7 +131,7 @@ class TRLTrainer:
         if self.columns is None:
             raise ContributionError(
                 f"{type(self.native).__name__} has no episodes: it is evaluated by its loss on held-out rows",
-                do="Use on_eval_metrics of a callback and the section evaluation",
+                do="Name such rows, dataset.eval=FILE; budwood eval takes that too, and callbacks hear by on_eval_metrics",
             )
         self._follow()
         rows = self.native.eval_dataset or self.native.train_dataset
@@ -177,7 +178,7 @@ class TRLTrainer:
         if saved["first"] is not None:
             self._first, self._warm = saved["first"], True
         self._restored = saved
-        return list(saved["notes"])
+        return [*saved["notes"], *state.lengthened(self.native, saved, self.total_steps)]
 
     def policy_state(self) -> StateTree:
         return {"policy": state.policy_state(self.native.accelerator.unwrap_model(self.native.model))}
@@ -194,8 +195,9 @@ class TRLTrainer:
         """The model and the tokenizer as transformers saves them (with PEFT the adapter alone), and ``rewards.json``."""
         target = folder / "model"
         target.mkdir(parents=True, exist_ok=True)
-        self.native.accelerator.unwrap_model(self.native.model).save_pretrained(target)
-        self.native.processing_class.save_pretrained(target)
+        with quiet():
+            self.native.accelerator.unwrap_model(self.native.model).save_pretrained(target)
+            self.native.processing_class.save_pretrained(target)
         if self.columns is not None:
             columns = [{"name": column.name, "declared_weight": column.weight} for column in self.columns.columns]
             (folder / "rewards.json").write_text(json.dumps(columns, indent=2) + "\n")

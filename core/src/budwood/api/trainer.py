@@ -165,7 +165,7 @@ class Trainer(Protocol):
 
 @runtime_checkable
 class Measured(Protocol):
-    """A trainer that evaluates by numbers of its own, such as a loss on held-out rows, and has no episodes."""
+    """A trainer that evaluates by numbers of its own, such as a loss on held-out rows, and may have no episodes."""
 
     def measure(self) -> Mapping[str, float]:
         """Evaluate now; empty if there is nothing to evaluate on. Leaves every random generator of the training as it was."""

@@ -81,26 +81,33 @@ def _report(result: Result) -> Answer:
     return Answer(data, INTERRUPTED if interrupted else 0)
 
 
-@click.command("eval")
+@click.command("eval", cls=SettingsCommand)
 @click.argument("reference", metavar="RUN")
-@click.option("--episodes", type=click.IntRange(min=1), default=20, show_default=True)
+@SETTINGS
+@click.option("--episodes", type=click.IntRange(min=1), help="Default: 20, or the trainer's own numbers instead.")
 @click.option("--seed", default=20_000, show_default=True, help="Seed of the environments, apart from training's.")
-def evaluate(reference: str, episodes: int, seed: int) -> dict[str, object]:
-    """Fresh episodes of RUN's newest checkpoint, with deterministic actions.
+def evaluate(reference: str, overrides: tuple[str, ...], episodes: int | None, seed: int) -> dict[str, object]:
+    """Fresh episodes of RUN's newest checkpoint, with deterministic actions; or what its trainer measures on held-out
+    rows. Settings of the run can be changed for this evaluation.
 
     \b
       budwood eval last --episodes 100
+      budwood eval last dataset.eval=held-out.jsonl
     """
+    from budwood.api import Evaluation
     from budwood.progress import screen
     from budwood.runs import evaluate as measure
 
-    evaluation, checkpoint = measure(reference, episodes, seed, progress=screen())
-    returns = evaluation.returns
+    found, checkpoint = measure(reference, episodes, seed, overrides, progress=screen())
+    if not isinstance(found, Evaluation):
+        facts({**{name: f"{value:.6g}" for name, value in found.items()}, "checkpoint": checkpoint})
+        return {"metrics": found, "checkpoint": checkpoint}
+    returns = found.returns
     mean, spread = float(returns.mean()), float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
     facts(
         {
             "return": f"{mean:.2f} ± {spread:.2f} (mean and standard deviation of {len(returns)} episodes)",
-            "length": f"{evaluation.lengths.mean():.1f} steps on average",
+            "length": f"{found.lengths.mean():.1f} steps on average",
             "checkpoint": checkpoint,
         }
     )
@@ -108,7 +115,7 @@ def evaluate(reference: str, episodes: int, seed: int) -> dict[str, object]:
         "mean": mean,
         "std": spread,
         "returns": returns,
-        "lengths": evaluation.lengths,
+        "lengths": found.lengths,
         "seed": seed,
         "checkpoint": checkpoint,
     }
