@@ -1,0 +1,92 @@
+"""The policy loss and the regularisers as a trainer asks for them, with the numbers that the run logs about them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from budwood.api import LossInputs, LossTerm, Objective
+from budwood_flow_rl import regularisers
+from budwood_flow_rl.config import FlowConfig
+from budwood_flow_rl.objective import ppo_loss
+from budwood_flow_rl.policy import FlowPolicy
+
+
+class FlowObjective:
+    """PPO's clipped loss on the reduced log-ratio. ``drain`` gives the means over an update, and of its first minibatch
+    how far the ratio was from 1 before anything had moved."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        self.low, self.high = config.clip_range
+        self.dual, self.clamp = config.clip.dual, config.parity.clamp_log_prob
+        self._seen: dict[str, list[float]] = defaultdict(list)
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        loss, metrics = ppo_loss(
+            inputs.log_prob,
+            inputs.old_log_prob,
+            inputs.advantages,
+            self.low,
+            self.high,
+            policy_of(inputs).divisor,
+            self.dual,
+            self.clamp,
+        )
+        if not self._seen:
+            self._seen["first_ratio_worst"] = [float(metrics["joint_ratio_worst"])]
+        for name, value in metrics.items():
+            self._seen[name].append(float(value))
+        return loss
+
+    def drain(self) -> dict[str, float]:
+        means = {name: sum(values) / len(values) for name, values in self._seen.items()}
+        self._seen.clear()
+        return means
+
+    def as_objective(self) -> Objective:
+        return Objective("flow_ppo", self, frozenset({"log_prob", "old_log_prob", "advantages", "policy"}))
+
+
+class W2:
+    """Squared distance of the actions of the policy and of the start flow, integrated from the same noise."""
+
+    def __init__(self, zero_x0: bool) -> None:
+        self.zero_x0 = zero_x0
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        policy = policy_of(inputs)
+        if policy.warming:
+            return torch.zeros((), device=inputs.log_prob.device)
+        assert policy.frozen is not None
+        shape = (len(inputs.log_prob), policy.H, policy.D)
+        make = torch.zeros if self.zero_x0 else torch.randn
+        x0 = make(shape, device=inputs.log_prob.device)
+        return regularisers.w2(policy.field, policy.frozen, policy.seen(inputs.obs), x0, policy.kernel.steps)
+
+
+class BC:
+    """Minus the log-probability of chains that the start flow samples under the noise of now."""
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        policy = policy_of(inputs)
+        if policy.warming:
+            return torch.zeros((), device=inputs.log_prob.device)
+        assert policy.frozen is not None
+        return regularisers.bc(policy.field, policy.frozen, policy.kernel, policy.seen(inputs.obs))
+
+
+def loss_terms(config: FlowConfig) -> Iterable[LossTerm]:
+    needs = frozenset({"obs", "log_prob", "policy"})
+    if config.regularisers.w2 > 0:
+        yield LossTerm("w2", W2(config.parity.zero_x0), config.regularisers.w2, needs)
+    if config.regularisers.bc > 0:
+        yield LossTerm("bc", BC(), config.regularisers.bc, needs)
+
+
+def policy_of(inputs: LossInputs) -> FlowPolicy:
+    policy = inputs.policy.network
+    assert isinstance(policy, FlowPolicy), "another plugin wraps the policy of flow_rl"
+    return policy

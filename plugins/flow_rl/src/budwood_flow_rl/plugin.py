@@ -1,0 +1,94 @@
+"""The plugin's hooks. Everything heavy is imported inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from budwood.api import (
+    Contributions,
+    History,
+    LossTerm,
+    Objective,
+    PolicyFactory,
+    ReportSection,
+    Run,
+    RunCallback,
+    Trainer,
+    hookimpl,
+)
+
+if TYPE_CHECKING:
+    from budwood_flow_rl.losses import FlowObjective
+    from budwood_flow_rl.start import Start
+
+
+class FlowRL:
+    """Reinforcement learning of flow-matching policies: the denoising chain is the action."""
+
+    def __init__(self) -> None:
+        self._start: Start | None = None
+        self._objective: FlowObjective | None = None
+        self._model: Any = None
+
+    def _started(self, run: Run) -> Start:
+        from budwood_flow_rl.start import Start
+
+        if self._start is None:
+            self._start = Start.of(run)
+        return self._start
+
+    def _loss(self, run: Run) -> FlowObjective:
+        from budwood_flow_rl.losses import FlowObjective
+
+        if self._objective is None:
+            self._objective = FlowObjective(run.section)
+        return self._objective
+
+    @hookimpl
+    def config_model(self) -> type[Any]:
+        from budwood_flow_rl.config import FlowConfig
+
+        return FlowConfig
+
+    @hookimpl(wrapper=True)
+    def build_env(self, run: Run, role: str) -> Generator[None, Callable[[], Any], Callable[[], Any]]:
+        inner = yield
+        return partial(_wrapped, inner, self._started(run))
+
+    @hookimpl
+    def build_policy(self, run: Run) -> PolicyFactory:
+        return self._started(run)
+
+    @hookimpl(wrapper=True)
+    def build_trainer(self, run: Run, contributions: Contributions) -> Generator[None, Trainer, Trainer]:
+        trainer = yield
+        self._model = trainer.native
+        return trainer
+
+    @hookimpl
+    def objective(self, run: Run) -> Objective:
+        return self._loss(run).as_objective()
+
+    @hookimpl
+    def loss_terms(self, run: Run) -> Iterable[LossTerm]:
+        from budwood_flow_rl.losses import loss_terms
+
+        return loss_terms(run.section)
+
+    @hookimpl
+    def callbacks(self, run: Run) -> Iterable[RunCallback]:
+        from budwood_flow_rl.callback import FlowCallback
+
+        return [FlowCallback(run.section, self._loss(run), lambda: self._model)]
+
+    @hookimpl
+    def report_sections(self, run: Run, history: History) -> Iterable[ReportSection]:
+        from budwood_flow_rl.report import sections
+
+        return sections(run.section, history)
+
+
+def _wrapped(make: Callable[[], Any], start: Start) -> Any:
+    return start.wrap(make())

@@ -1,0 +1,123 @@
+"""What a run starts from: a saved flow or random weights, its chunks and scales, and the policy made of it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from budwood.api import Array, ConfigError, Run
+from budwood_flow_rl.chunks import ChainActions, ChainShape
+from budwood_flow_rl.config import FlowConfig, FlowCPSConfig, FlowSDEConfig
+from budwood_flow_rl.critic import Critic
+from budwood_flow_rl.families import FAMILIES
+from budwood_flow_rl.kernels import FlowCPS, FlowSDE, Kernel, NoisyEuler
+from budwood_flow_rl.noise import SCHEDULES, NoiseNet
+from budwood_flow_rl.policy import FlowPolicy
+from budwood_flow_rl.saved import SavedFlow, load_flow
+
+HORIZON = 4
+"""Actions of a chunk where neither the configuration nor a saved flow says."""
+
+
+@dataclass
+class Start:
+    """A :data:`budwood.api.PolicyFactory` that knows its run. The saved flow is read when the first part of it is needed,
+    so that a configuration can be explained on a machine that lacks the folder; once read it travels along when pickled."""
+
+    config: FlowConfig
+    env_id: str | None
+    obs_normalised: bool
+
+    @classmethod
+    def of(cls, run: Run) -> Start:
+        normalize = (run.config.get("env") or {}).get("normalize") or {}
+        return cls(run.section, run.env_id, bool(normalize.get("obs", False)))
+
+    @cached_property
+    def saved(self) -> SavedFlow | None:
+        if self.config.init is None:
+            return None
+        saved = load_flow(Path(self.config.init))
+        env_id = self.env_id if saved.meta.env_id is not None else None
+        saved.require("plugins.flow_rl.init", horizon=self.config.chunk.horizon, env_id=env_id)
+        if self.obs_normalised:
+            raise ConfigError(
+                "the saved flow scales observations by its demonstrations, and would read ones that are scaled already",
+                where="env.normalize.obs",
+                do="Set it to false; rewards may be normalised",
+            )
+        return saved
+
+    @cached_property
+    def shape(self) -> ChainShape:
+        chunk, saved = self.config.chunk, self.saved
+        horizon = saved.field.horizon if saved is not None else chunk.horizon or HORIZON
+        execute = chunk.execute or (saved.meta.chunk if saved is not None else horizon)
+        if execute > horizon:
+            raise ConfigError(
+                f"{execute} actions cannot be executed of the {horizon} that the flow predicts",
+                where="plugins.flow_rl.chunk.execute",
+                do=f"Give at most {horizon}",
+            )
+        return ChainShape(self.config.steps, horizon, execute, self.config.hybrid)
+
+    @property
+    def action_data(self) -> tuple[Array, Array] | None:
+        """Centre and radius of the demonstrations' actions, (D,) each; None without a saved flow."""
+        if self.saved is None:
+            return None
+        actions = self.saved.normalisation.actions
+        return actions.centre.numpy(), actions.radius.numpy()
+
+    def wrap(self, env: Any) -> ChainActions:
+        data = self.action_data
+        wrapped = ChainActions(env, self.shape, data)
+        if data is not None and len(data[0]) != wrapped.action_dim:
+            assert self.saved is not None
+            self.saved.require("plugins.flow_rl.init", action_dim=wrapped.action_dim)
+        return wrapped
+
+    def __call__(self, observations: Any, actions: Any) -> FlowPolicy:
+        config, saved, shape = self.config, self.saved, self.shape
+        obs_dim, action_dim = observations.shape[0], shape.action_dim(actions.shape[0])
+        if saved is not None:
+            saved.require("plugins.flow_rl.init", obs_dim=obs_dim, action_dim=action_dim)
+            field = deepcopy(saved.field)
+        else:
+            field = self._random_field(obs_dim, action_dim)
+        regularised = config.regularisers.w2 > 0 or config.regularisers.bc > 0
+        return FlowPolicy(
+            field,
+            self._kernel(field),
+            Critic(obs_dim, config.critic.hidden, config.critic.bias),
+            executed=(shape.execute, action_dim),
+            scale=None if saved is None else deepcopy(saved.normalisation.observations),
+            frozen=deepcopy(field) if regularised else None,
+            reduction=config.reduced_by,
+            support=config.support,
+            x0=config.eval.x0,
+            critic_lr_scale=config.critic.lr_scale,
+            warming=config.schedule.critic_warmup > 0,
+        )
+
+    def _random_field(self, obs_dim: int, action_dim: int) -> torch.nn.Module:
+        family = self.config.family
+        kind = FAMILIES["rectified" if family is None else family.name]
+        hidden = {} if family is None else {"hidden": tuple(family.hidden)}
+        return kind(obs_dim=obs_dim, horizon=self.shape.horizon, action_dim=action_dim, **hidden)
+
+    def _kernel(self, field: Any) -> Kernel:
+        steps, kernel = self.config.steps, self.config.kernel
+        if isinstance(kernel, FlowSDEConfig):
+            return FlowSDE(steps, kernel.level, kernel.hybrid, kernel.ignore_last)
+        if isinstance(kernel, FlowCPSConfig):
+            return FlowCPS(steps, kernel.level)
+        low, high = SCHEDULES[self.config.schedule.noise](0.0, *kernel.sigma)
+        noise = NoiseNet(field.feat_dim, field.horizon, field.action_dim, kernel.hidden, low, high)
+        clamp = 1.0 if self.config.parity.clamp_action else None
+        return NoisyEuler(steps, noise, kernel.clip_mean, kernel.truncate, clamp_last=clamp)
