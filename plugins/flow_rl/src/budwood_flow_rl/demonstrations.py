@@ -6,7 +6,7 @@ On disk (:mod:`budwood_flow_rl.tensor_file`) the episodes lie end to end; episod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -137,7 +137,7 @@ def load(path: Path) -> Demonstrations:
 
 
 def concatenated(
-    episodes: list[tuple[Array, Array, Array | None]], terminated: list[bool], truncated: list[bool], **rest: Any
+    episodes: Sequence[tuple[Array, Array, Array | None]], terminated: list[bool], truncated: list[bool], **rest: Any
 ) -> Demonstrations:
     """Demonstrations of ``episodes``, each (observations (T, O), actions (T, D), rewards (T,) or None)."""
     if not episodes:

@@ -63,7 +63,7 @@ def evaluate(
         active = np.flatnonzero(quota > 0)
         for i, chunk in zip(active, act(seen[active]), strict=True):
             env = envs[i]
-            for action in np.clip(chunk, env.action_space.low, env.action_space.high):  # type: ignore[attr-defined]
+            for action in np.clip(chunk, env.action_space.low, env.action_space.high):
                 seen[i], reward, terminated, truncated, _ = env.step(action)
                 running[i] += float(reward)
                 length[i] += 1

@@ -17,16 +17,16 @@ CONSTANT = 1e-6
 
 
 class MinMax(nn.Module):
-    """``scale``: x -> (x - centre) / half, with centre (low + high) / 2 and half (high - low) / 2, so low, high -> -1, 1.
+    """``scale``: x -> (x - centre) / radius, with centre (low + high) / 2 and radius (high - low) / 2, so low, high -> -1, 1.
 
-    A dimension that is constant in the data has half 1: the constant becomes 0 and what strays from it keeps its unit,
+    A dimension that is constant in the data has radius 1: the constant becomes 0 and what strays from it keeps its unit,
     where division by its range would blow rounding up to full scale. ``low``, ``high``: (n,) finite.
     """
 
     low: Tensor
     high: Tensor
     centre: Tensor
-    half: Tensor
+    radius: Tensor
 
     def __init__(self, low: Array, high: Array) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class MinMax(nn.Module):
                 do="Take it from demonstrations without NaN and infinities",
             )
         flat = self._flat(low, high)
-        half = np.where(flat, 1.0, (high.astype(np.float64) - low) / 2)
+        radius = np.where(flat, 1.0, (high.astype(np.float64) - low) / 2)
         centre = (low.astype(np.float64) + high) / 2
-        for name, value in (("low", low), ("high", high), ("centre", centre), ("half", half)):
+        for name, value in (("low", low), ("high", high), ("centre", centre), ("radius", radius)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
 
     @classmethod
@@ -59,11 +59,11 @@ class MinMax(nn.Module):
 
     def scale(self, x: Tensor) -> Tensor:
         """(..., n) in the data's units -> (..., n)."""
-        return (x - self.centre) / self.half
+        return (x - self.centre) / self.radius
 
     def unscale(self, y: Tensor) -> Tensor:
         """(..., n) -> (..., n) in the data's units."""
-        return self.centre + self.half * y
+        return self.centre + self.radius * y
 
     @staticmethod
     def _flat(low: Array, high: Array) -> Array:

@@ -93,8 +93,8 @@ class Pretrained:
 def average(averaged: nn.Module, current: nn.Module, decay: float) -> None:
     """One step of the moving average, in place: averaged <- decay averaged + (1 - decay) current; buffers are copied."""
     with torch.no_grad():
-        for old, new in zip(averaged.parameters(), current.parameters(), strict=True):
-            old.lerp_(new, 1 - decay)
+        for past, now in zip(averaged.parameters(), current.parameters(), strict=True):
+            past.lerp_(now, 1 - decay)
         for old, new in zip(averaged.buffers(), current.buffers(), strict=True):
             old.copy_(new)
 
@@ -231,11 +231,7 @@ class Pretraining:
             group["lr"] = settings.rate(self.step)
         loss = self._loss(self.field, rows, generator)
         if not torch.isfinite(loss):
-            raise CheckpointError(
-                f"the loss of step {self.step} is {float(loss)}",
-                where=str(self.folder),
-                do="Use a smaller learning rate; what was kept before is as it was",
-            )
+            raise self._diverged(f"the loss of step {self.step} is {loss.detach():g}")
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
@@ -245,16 +241,30 @@ class Pretraining:
     def _mean(self, losses: list[float]) -> float:
         return sum(losses) / len(losses)
 
+    def _diverged(self, what: str) -> CheckpointError:
+        return CheckpointError(
+            what, where=str(self.folder), do="Use a smaller learning rate; what was kept before is as it was"
+        )
+
     def _keep(self, metrics: Mapping[str, float] | None) -> None:
+        if not all(torch.isfinite(value).all() for value in self.field.state_dict().values()):
+            raise self._diverged(f"the update of step {self.step - 1} left weights that are not finite")
         tensors = {f"field.{name}": value for name, value in self.field.state_dict().items()}
         tensors |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
         for i, moments in self._optimiser.state_dict()["state"].items():
             tensors |= {f"adamw.{i}.{name}": value for name, value in moments.items()}
         arrays = {name: value.detach().numpy() for name, value in tensors.items()}
-        if metrics is not None:
+        if metrics is not None:  # first: lines that are ahead of the state are removed on resuming
+            self._log(metrics)
+        tensor_file.write(self.folder / TRAINING, KIND, arrays, {"step": self.step, "origin": self._origin})
+
+    def _log(self, metrics: Mapping[str, float]) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(metrics) + "\n")
-        tensor_file.write(self.folder / TRAINING, KIND, arrays, {"step": self.step, "origin": self._origin})
+        except OSError as error:
+            raise tensor_file.unwritable(self.folder / METRICS, error) from error
 
     def _rewind_metrics(self) -> None:
         path = self.folder / METRICS

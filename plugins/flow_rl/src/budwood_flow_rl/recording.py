@@ -43,7 +43,7 @@ class Expert:
     model: BaseAlgorithm
     env_id: str
     env_args: Mapping[str, Any]
-    normalise: Callable[[Array], Array]
+    normalise: Callable[[Any], Any]
     source: str
 
 
@@ -142,9 +142,10 @@ def record(
     actions = np.empty((length, n_envs, *venv.action_space.shape), np.float32)  # type: ignore[misc]
     rewards = np.empty((length, n_envs), np.float32)
     dones, timeouts = np.zeros((2, length, n_envs), dtype=bool)
-    seen, starts = venv.reset(), np.ones(n_envs, dtype=bool)
+    seen: Any = venv.reset()
+    starts = np.ones(n_envs, dtype=bool)
     for t in range(length):
-        observations[t], actions[t] = seen, act(seen, starts)  # type: ignore[arg-type]
+        observations[t], actions[t] = seen, act(seen, starts)
         seen, rewards[t], dones[t], infos = venv.step(actions[t])
         timeouts[t] = [bool(info.get("TimeLimit.truncated", False)) for info in infos]
         starts = dones[t]

@@ -86,6 +86,11 @@ def replace(path: Path, content: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise BudwoodError(
-            f"writing failed: {error.strerror or error}", where=str(path), do="Free some space, or choose another place"
-        ) from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> BudwoodError:
+    """An operating-system error while writing ``path``, as one clear paragraph."""
+    return BudwoodError(
+        f"writing failed: {error.strerror or error}", where=str(path), do="Free some space, or choose another place"
+    )

@@ -18,7 +18,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-class Count(click.ParamType):
+class Count(click.ParamType[int]):
     """A positive integer, with ``_`` between digits if one likes."""
 
     name = "integer"

@@ -72,7 +72,6 @@ def pretrain(demos: Path, out: Path, resume: bool, settings: Settings) -> dict[s
         )
     for note in training.notes:
         click.echo(note)
-    out.mkdir(parents=True, exist_ok=True)
     progress = shared.Progress()
 
     def show(step: int, metrics: Any) -> None:

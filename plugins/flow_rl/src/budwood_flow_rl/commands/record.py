@@ -115,7 +115,7 @@ def _zip(
 
     if not path.is_file():
         raise click.UsageError(f"there is no file {path}")
-    if algo not in recording.ALGORITHMS or env_id is None:
+    if algo is None or algo not in recording.ALGORITHMS or env_id is None:
         raise click.UsageError(
             f"A model.zip tells neither its algorithm nor its environment: give --algo ({', '.join(recording.ALGORITHMS)}) "
             "and --env."
