@@ -115,8 +115,8 @@ def test_training_is_reproducible():
 
 
 def test_a_trained_head_is_evaluated_beside_the_baselines(tmp_path):
-    SelectorHead.fresh().save(tmp_path / "head.json")
-    select = Methods().make(f"head:{tmp_path / 'head.json'}")
+    SelectorHead.fresh().save(tmp_path / "head.safetensors")
+    select = Methods().make(f"head:{tmp_path / 'head.safetensors'}")
     assert set(select(fact_chain(0, pool=4)).ids) == {"p1", "p2", "p3", "p4"}
     with pytest.raises(BudwoodError, match="no selector head"):
         Methods().make(f"head:{tmp_path / 'none.json'}")

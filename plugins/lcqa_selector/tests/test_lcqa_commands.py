@@ -43,7 +43,7 @@ def answer(printed):
 
 def test_help_teaches(budwood):
     text = budwood("--help").out
-    for name in ("pool", "mine", "evaluate"):
+    for name in ("pool", "rewrite", "mine", "train", "evaluate", "pick"):
         assert f"\n  {name}" in text
         assert f"budwood lcqa {name} " in budwood(name, "--help").out
 

@@ -22,8 +22,8 @@ def head(tmp_path):
     """The weights that training finds, rounded: two hops are followed."""
     made = SelectorHead.fresh()
     made.weights[:] = [6, 2, 10, -4, 11, 1, 2, 1, 8]
-    made.save(tmp_path / "head.json")
-    return f"head:{tmp_path / 'head.json'}"
+    made.save(tmp_path / "head.safetensors")
+    return f"head:{tmp_path / 'head.safetensors'}"
 
 
 @pytest.fixture

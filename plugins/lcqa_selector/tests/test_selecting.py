@@ -190,8 +190,8 @@ def test_bad_passages(passages, message):
 def test_a_head_from_its_file(tmp_path):
     head = SelectorHead.fresh()
     head.weights[:] = range(len(head.weights))
-    head.save(tmp_path / "head.json")
-    picker = picker_named(f"head:{tmp_path / 'head.json'}")
+    head.save(tmp_path / "head.safetensors")
+    picker = picker_named(f"head:{tmp_path / 'head.safetensors'}")
     assert picker.weights.tolist() == head.weights.tolist()
     row = fact_chain(0, pool=5)
     assert set(pick(row.question, row.passages, picker).ids) <= set(row.ids)

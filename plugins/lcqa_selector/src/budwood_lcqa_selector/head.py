@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 
 from budwood.api import Array, BudwoodError
 from budwood_lcqa_selector.head_features import PLAIN, REASONED, STOP_PLAIN, STOP_REASONED, Pools, Seen, pools
@@ -21,6 +22,8 @@ from budwood_lcqa_selector.records import PoolRow
 
 MOST = 10
 """Picks after which it stops anyway."""
+ABOUT = "budwood_lcqa_selector.head"
+"""Key of a file's metadata."""
 
 
 @dataclass(frozen=True)
@@ -95,24 +98,32 @@ class SelectorHead:
         return Selection(tuple(passage.id for passage in chosen), "; ".join(passage.title for passage in chosen))
 
     def save(self, path: Path) -> None:
-        names = self.names(self.rationale)
-        kept = {"rationale": self.rationale, "weights": dict(zip(names, self.weights.tolist(), strict=True))}
-        path.write_text(json.dumps(kept, indent=1) + "\n")
+        """A safetensors file of the weights, float64, whose metadata say in JSON what each weighs. It is whole or not there."""
+        about = {"rationale": self.rationale, "weights": self.names(self.rationale)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".part")
+        beside.write_bytes(safetensors.numpy.save({"weights": self.weights}, {ABOUT: json.dumps(about)}))
+        beside.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> SelectorHead:
         """:raises BudwoodError: for a file that :meth:`save` did not write."""
         try:
-            kept = json.loads(path.read_text())
-            rationale = bool(kept["rationale"])
-            weights = np.array([float(kept["weights"][name]) for name in cls.names(rationale)])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            with safetensors.safe_open(path, "np") as file:
+                about = json.loads((file.metadata() or {})[ABOUT])
+                weights = file.get_tensor("weights")
+            rationale = bool(about["rationale"])
+            if tuple(about["weights"]) != cls.names(rationale):
+                raise ValueError(f"its weights weigh {', '.join(about['weights'])}")
+            if weights.shape != (len(about["weights"]),) or not np.isfinite(weights).all():
+                raise ValueError("its weights are not one finite number each")
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise BudwoodError(
                 f"this is no selector head: {type(error).__name__} {error}",
                 where=str(path),
-                do="Give a file that SelectorHead.save wrote",
+                do="Give a file that budwood lcqa train wrote",
             ) from error
-        return cls(weights, rationale)
+        return cls(weights.astype(np.float64), rationale)
 
 
 def answer(places: Sequence[int], row: PoolRow) -> str:

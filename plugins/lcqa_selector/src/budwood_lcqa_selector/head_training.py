@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from budwood_lcqa_selector.parsing import parse
 from budwood_lcqa_selector.prompts import labels
 from budwood_lcqa_selector.records import PoolRow
 from budwood_lcqa_selector.reward import Mode, score
-from budwood_lcqa_selector.stages import Stage, StageController
+from budwood_lcqa_selector.stages import Stage, StageController, Switch
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,23 @@ class Training:
     every: int = 25
 
 
+class Step(NamedTuple):
+    """Means over the picks of a step; ``stage``: its index; ``flat``: part of the groups without spread."""
+
+    step: int
+    stage: int
+    reward: float
+    coverage: float
+    size: float
+    flat: float
+
+
 @dataclass
 class Course:
-    """What training went through: (step, stage, mean reward, coverage, size, part of groups without spread)."""
+    """What training went through."""
 
-    steps: list[tuple[int, int, float, float, float, float]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    switches: list[Switch] = field(default_factory=list)
 
 
 class Data:
@@ -71,12 +84,18 @@ def _relabelled(row: PoolRow) -> list[tuple[str, ...]]:
     return [tuple(shown.relabelled(gold)) for gold in row.gold_sets]
 
 
-def train(head: SelectorHead, data: Data, held_out: Data, training: Training, seed: int) -> Course:
-    """Train ``head`` in place."""
+def train(
+    head: SelectorHead,
+    data: Data,
+    held_out: Data,
+    training: Training,
+    seed: int,
+    after: Callable[[Step], None] | None = None,
+) -> Course:
+    """Train ``head`` in place; ``after`` is told of every step. ``held_out`` decides when a stage is on a plateau."""
     rng, course = np.random.default_rng(seed), Course()
     controller = StageController(training.stages)
     first, second = np.zeros_like(head.weights), np.zeros_like(head.weights)
-    everything = np.arange(len(held_out.rows))
     for step in range(1, training.steps + 1):
         index = np.repeat(rng.integers(len(data.rows), size=training.questions), training.group)
         picks = head.pick(data.pools[index], rng)
@@ -87,13 +106,20 @@ def train(head: SelectorHead, data: Data, held_out: Data, training: Training, se
         second = 0.99 * second + 0.01 * gradient**2
         head.weights += training.rate * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.99**step)) + 1e-8)
         size = float(np.mean([len(places) for places in picks.order]))
-        course.steps.append((step, controller.index, float(rewards.mean()), float(coverages.mean()), size, flat))
+        course.steps.append(Step(step, controller.index, float(rewards.mean()), float(coverages.mean()), size, flat))
+        if after is not None:
+            after(course.steps[-1])
         controller.stepped(step)
         if step % training.every == 0 and not controller.last:
-            greedy = head.pick(held_out.pools).order
-            value = held_out.rewards(everything, greedy, training, controller.stage)[0].mean()
-            controller.evaluated(step, float(value))
+            controller.evaluated(step, greedy_reward(head, held_out, training, controller.stage))
+    course.switches = controller.switches
     return course
+
+
+def greedy_reward(head: SelectorHead, data: Data, training: Training, stage: Stage) -> float:
+    """Mean reward in ``stage`` of the most likely picks."""
+    everything = np.arange(len(data.rows))
+    return float(data.rewards(everything, head.pick(data.pools).order, training, stage)[0].mean())
 
 
 def group_advantages(rewards: Array, group: int) -> tuple[Array, float]:

@@ -35,5 +35,6 @@ def command() -> None:
     \b
       budwood lcqa pool questions.jsonl --out pools.jsonl         candidates, without looking at answers
       budwood lcqa mine questions.jsonl --out mined.jsonl         which passages suffice: a training set
+      budwood lcqa train mined.jsonl --out head.safetensors       a picker of nine weights
       budwood lcqa evaluate pools.jsonl --method bm25:5           baselines, with intervals
     """

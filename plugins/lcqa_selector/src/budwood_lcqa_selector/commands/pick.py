@@ -51,7 +51,7 @@ def command(
     \b
       budwood lcqa pick --question "Who founded Ann's employer?" --passages pool.jsonl --picker http://localhost:8000/v1#qwen
       budwood lcqa pick --question "..." --passages pool.jsonl --picker model/ --config picker.yaml
-      budwood lcqa pick --question "..." --passages notes.txt --picker head:head.json --json
+      budwood lcqa pick --question "..." --passages notes.txt --picker head:head.safetensors --json
     """
     from budwood.api import BudwoodError
     from budwood_lcqa_selector.selecting import pick, picker_named
