@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from budwood_flow_rl.diffusion import Diffusion
 from budwood_flow_rl.fields import Activation, FlowField, MLPField
 from budwood_flow_rl.shortcut import Shortcut
 
@@ -58,7 +59,7 @@ class RectifiedFlow(MLPField):
         return {**super().arguments(), "time_sampling": self.time_sampling}
 
 
-FAMILIES: Mapping[str, type[nn.Module]] = {"rectified": RectifiedFlow, "shortcut": Shortcut}
+FAMILIES: Mapping[str, type[nn.Module]] = {"rectified": RectifiedFlow, "shortcut": Shortcut, "diffusion": Diffusion}
 
 
 def sample(field: FlowField, o: Any, K: int, x0: Tensor) -> Tensor:
