@@ -57,6 +57,15 @@ def test_keeps_the_newest(checkpoints):
     assert checkpoints.latest() == (newest, [])
 
 
+def test_one_of_a_step(checkpoints):
+    for steps in (100, 200, 200):
+        newest = checkpoints.save(steps, state(steps), META)
+    assert checkpoints.at(100).name == "step_000000000100"
+    assert checkpoints.at(200) == newest
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 150\. Kept are those of: 100, 200\."):
+        checkpoints.at(150)
+
+
 @pytest.mark.parametrize("keep", [1, 2, 5])
 def test_keep_counts(tmp_path, keep):
     checkpoints = Checkpoints(tmp_path, keep)

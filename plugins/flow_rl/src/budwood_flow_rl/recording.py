@@ -55,9 +55,9 @@ def of_run(reference: str, steps: int | None = None) -> Iterator[Expert]:
 
     :raises ConfigError: the run was not trained by Stable-Baselines3.
     """
-    import budwood
+    from budwood import restored
 
-    with budwood.restored(reference, steps) as run:
+    with restored(reference, steps) as run:
         if run.config["trainer"]["kind"] != "sb3":
             raise ConfigError(
                 f"it was trained by {run.config['trainer']['kind']}, and demonstrations are recorded of sb3",
