@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -46,7 +47,7 @@ def config(model_folder: Path, rows_file: Any, tmp_path: Path) -> Any:
             "output": str(tmp_path / "runs"),
         }
         for key, value in changes.items():
-            made[key] = {**made[key], **value} if key != "plugins" and isinstance(value, dict) else value
+            made[key] = {**made.get(key, {}), **value} if key != "plugins" and isinstance(value, dict) else value
         return made
 
     return make
@@ -259,6 +260,35 @@ def test_what_trl_refuses_is_one_paragraph(config: Any, words: None) -> None:
     bad = {"args": {**ARGS["grpo"], "num_generations": 3}}
     with pytest.raises(ConfigError, match=r"trainer\.args: GRPOConfig refuses its fields: .*num_generations"):
         budwood.run(config("grpo", trainer=bad))
+
+
+def test_every_problem_stands_at_its_key_and_cheap_ones_come_first(config: Any, words: None) -> None:
+    bad = {"args": {"num_generation": 4, "seed": 1}, "rewards": {"think_reward": 1.0}}
+    with pytest.raises(ConfigError) as caught:
+        explain(config("grpo", trainer=bad))
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == ["trainer.rewards.think_reward"]
+    with pytest.raises(ConfigError) as caught:
+        explain(config("grpo", trainer={**bad, "rewards": {}}))
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == [
+        "trainer.args.num_generation",
+        "trainer.args.seed",
+    ]
+
+
+def test_a_misspelt_key_is_told_before_trl_is_imported(config: Any, words: None, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text(json.dumps(config("grpo", evalution={"every": 2})))
+    code = (
+        "import json, sys, budwood\nfrom budwood.planning import explain\n"
+        "try:\n    explain(json.load(open(sys.argv[1])))\nexcept budwood.api.ConfigError as error:\n    print(error)\n"
+        "print({'trl', 'transformers', 'torch', 'datasets'} & set(sys.modules))"
+    )
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "bad.json")],
+        capture_output=True, text=True, check=True, env={**os.environ, **paths},
+    )  # fmt: skip
+    assert "evalution: unknown key (did you mean 'evaluation'?)" in done.stdout
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 SHAPED = {

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
 from budwood import __version__
-from budwood.api import BudwoodError, ConfigError, PluginError
+from budwood.api import FIRST_PASS, BudwoodError, ConfigError, PluginError
 from budwood.config_messages import explain
 from budwood.config_model import (
     CheckpointConfig,
@@ -168,6 +168,7 @@ def resolve(loaded: Loaded, activation: Activation, *, recorded: bool = False) -
     problems = [] if recorded else _masked(data, "", loaded)
     try:
         # JSON mode is what makes strict types right for YAML: a list is a tuple's or a set's only notation.
+        model.model_validate_json(json.dumps(data), context=FIRST_PASS)
         checked = model.model_validate_json(json.dumps(data))
     except ValidationError as error:
         raise _refused(

@@ -6,9 +6,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
-from budwood.api import Config
+from budwood.api import Config, first_pass
 from budwood_sb3.algorithms import ALGORITHMS, Algo, argument_problems
 
 SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
@@ -33,7 +33,9 @@ class TrainerConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self, info: ValidationInfo) -> Self:
+        if first_pass(info):
+            return self
         algorithm = ALGORITHMS[self.algo]
         problems = argument_problems(algorithm, self.args) + value_problems(self.args)
         aliases = getattr(algorithm.load(), "policy_aliases", {})

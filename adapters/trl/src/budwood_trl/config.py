@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
-from budwood.api import Config
+from budwood.api import Config, first_pass, refuse
 from budwood_trl.families import FAMILIES, Algo, argument_problems, unknown
 
 OWN = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward")
@@ -30,18 +30,21 @@ class TrainerConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self, info: ValidationInfo) -> Self:
         family = FAMILIES[self.algo]
-        problems = argument_problems(family, self.args)
+        problems: list[tuple[tuple[str, ...], str]] = []
         if self.rewards and not family.generates:
-            problems.append(f"rewards are for grpo and rloo: {family.trainer} writes no completions")
+            reason = f"rewards are for grpo and rloo: {family.trainer} writes no completions"
+            problems.append((("rewards",), reason))
         problems += [
-            f"TRL has no reward without settings called {unknown(name, OWN)}"
+            (("rewards", name), f"TRL has no reward without settings called {unknown(name, OWN)}")
             for name in self.rewards
             if name not in OWN
         ]
+        if not first_pass(info):
+            problems += [(("args", key), reason) for key, reason in argument_problems(family, self.args)]
         if problems:
-            raise ValueError("; ".join(problems))
+            refuse(problems)
         return self
 
 

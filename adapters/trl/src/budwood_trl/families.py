@@ -95,17 +95,17 @@ def of_class(cls: type) -> Family | None:
     return None
 
 
-def argument_problems(family: Family, args: Mapping[str, Any]) -> list[str]:
-    """Every key of ``args`` that the configuration has no field for, or that budwood owns; one sentence each."""
+def argument_problems(family: Family, args: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every key of ``args`` that the configuration has no field for, or that budwood owns, and a sentence why."""
     if not args:
         return []
     allowed = [item.name for item in dataclasses.fields(family.load_config()) if item.init and item.name not in OWNED]
     problems = []
     for key in args:
         if key in OWNED:
-            problems.append(f"{key!r} cannot be set here: {OWNED[key]}")
+            problems.append((key, f"{key!r} cannot be set here: {OWNED[key]}"))
         elif key not in allowed:
-            problems.append(f"{family.config} has no field {unknown(key, allowed)}")
+            problems.append((key, f"{family.config} has no field {unknown(key, allowed)}"))
     return problems
 
 

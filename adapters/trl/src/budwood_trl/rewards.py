@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from budwood.api import (
+    BindingError,
     CompletionReward,
     Completions,
     ConfigError,
@@ -31,6 +32,7 @@ from budwood.api import (
     misfit,
 )
 from budwood_trl.config import OWN
+from budwood_trl.families import unknown
 
 NOT_COLUMNS = {"trainer_state", "log_extra", "log_metric", "environments"}
 
@@ -236,6 +238,10 @@ def columns_of(contributions: Contributions, own: Mapping[str, float], trainer: 
     for item in contributions.completion_rewards:
         key = f"{item.plugin}.{item.value.name}"
         add(key, item.value.weight, lambda column, item=item: RewardFunction(item, column, board))  # type: ignore[misc]
+    known = [
+        *(f"trl.{name}" for name in own),
+        *(f"{i.plugin}.{i.value.name}" for i in contributions.completion_rewards),
+    ]
     if not functions:
         raise ConfigError(
             f"{trainer} has no reward to learn from",
@@ -244,6 +250,20 @@ def columns_of(contributions: Contributions, own: Mapping[str, float], trainer: 
         )
     for term in contributions.reward_terms:
         if not any(term is other for other in taken):
+            check_source(term, known)
             functions.append(TermFunction(term, board, width))
             columns.append(TermColumn(f"{term.plugin}.{term.value.name}", term.value.weight))
     return Columns(functions, columns, contributions.reward_combination, board)
+
+
+def check_source(term: Contributed[RewardTerm], known: Sequence[str]) -> None:
+    """:raises BindingError: the term reads a completion reward that nobody gives."""
+    key = term.value.info_key
+    if key is not None and key not in known:
+        raise BindingError(
+            f"reward term {term.value.name} reads the completion reward {unknown(key, known)}, and there is none of that "
+            f"name; there are {', '.join(known)}",
+            where=f"plugins.{term.plugin}",
+            who=term.who,
+            do="A completion reward is named plugin.name",
+        )

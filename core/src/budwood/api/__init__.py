@@ -1,7 +1,5 @@
 """Everything a plugin or an adapter may import from budwood. Nothing here imports the rest of budwood."""
 
-from pydantic import BaseModel, ConfigDict
-
 from budwood.api.blame import blamed, misfit
 from budwood.api.completions import CompletionReward, Completions
 from budwood.api.control import EvalReport, Evaluation, Evaluator, RunCallback, RunControl
@@ -26,6 +24,7 @@ from budwood.api.hooks import Hooks, hookimpl
 from budwood.api.linear import LinearCombination, WeightVector
 from budwood.api.report import Figure, History, ReportSection, Series
 from budwood.api.reward import NATIVE, RewardCombination, RewardTerm, StepBatch, TermColumn
+from budwood.api.sections import FIRST_PASS, Config, first_pass, refuse
 from budwood.api.state import Array, Stateful, StateTree, storable
 from budwood.api.trainer import (
     Capabilities,
@@ -53,14 +52,8 @@ from budwood.api.training import (
     Rollout,
 )
 
-
-class Config(BaseModel):
-    """Base of every configuration section: strict types, no unknown keys, immutable."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-
 __all__ = [
+    "FIRST_PASS",
     "NATIVE",
     "AdvantageFn",
     "AdvantageInputs",
@@ -119,7 +112,9 @@ __all__ = [
     "TrainerEvents",
     "WeightVector",
     "blamed",
+    "first_pass",
     "hookimpl",
     "misfit",
+    "refuse",
     "storable",
 ]
