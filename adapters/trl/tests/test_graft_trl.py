@@ -15,7 +15,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTr
 
 import budwood
 from budwood import grafting
-from budwood.api import BindingError, LossTerm, Run, RunCallback, hookimpl
+from budwood.api import BindingError, CompletionReward, ConfigError, LossTerm, Run, RunCallback, hookimpl
 from budwood.plugins import Activation
 from budwood_trl.models import load
 
@@ -74,7 +74,7 @@ class Weighs:
 
 
 made: list[Any] = []
-KINDS = {"weighs": Weighs, "words": Words, "pulls": Pulls, "vowels": Vowels, "quiet": Quiet}
+KINDS: dict[str, Any] = {"weighs": Weighs, "words": Words, "pulls": Pulls, "vowels": Vowels, "quiet": Quiet}
 
 
 @pytest.fixture(autouse=True)
@@ -92,10 +92,16 @@ def script(model_folder: Path, tmp_path: Path) -> Callable[..., Any]:
 
     def make(cls: Any, config: Any, algo: str, steps: int = 3, args: Any = None, **more: Any) -> Any:
         model, tokenizer = load(str(model_folder))
-        quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, "use_cpu": True}
+        quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
         cpu = {"bf16": False, "gradient_checkpointing": False, "dataloader_pin_memory": False}
         settings = config(
-            output_dir=str(tmp_path), max_steps=steps, seed=3, **quiet, **cpu, **ARGS[algo], **(args or {})
+            output_dir=str(tmp_path),
+            max_steps=steps,
+            seed=3,
+            **quiet,
+            **cpu,
+            **ARGS[algo],
+            **{"logging_steps": 1, **(args or {})},
         )
         dataset = Dataset.from_list(rows(algo))
         return cls(model=model, args=settings, train_dataset=dataset, processing_class=tokenizer, **more)
@@ -215,3 +221,62 @@ def test_a_built_trainer_takes_callbacks_and_refuses_what_its_constructor_takes(
 def test_what_a_class_cannot_bind_is_refused_at_once() -> None:
     with pytest.raises(BindingError, match=r"SFTTrainer cannot bind completion reward vowels\.vowels: .*writes none"):
         budwood.graft(SFTTrainer, {"vowels": {}})
+
+
+class Counts:
+    """A reward that remembers how often it was asked, and a callback that hears evaluations."""
+
+    def __init__(self) -> None:
+        self.calls, self.heard = 0.0, []
+        made.append(self)
+
+    def reward(self, batch: Any) -> list[float]:
+        self.calls += 1
+        return [self.calls] * len(batch.texts)
+
+    def state_dict(self) -> dict[str, float]:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.calls = state["calls"]
+
+    @hookimpl
+    def completion_rewards(self, run: Run) -> Any:
+        return CompletionReward("calls", self.reward, state=self)
+
+    @hookimpl
+    def callbacks(self, run: Run) -> Any:
+        return Hears(self.heard)
+
+
+class Hears(RunCallback):
+    def __init__(self, heard: list[Any]) -> None:
+        self.heard = heard
+
+    def on_eval_metrics(self, control: Any, metrics: Any) -> None:
+        self.heard.append((control.steps, sorted(metrics)[:1], metrics["eval/reward"]))
+
+
+def test_a_scripts_own_evaluations_move_no_plugin_and_are_heard(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "counts", Counts)
+    grafted = budwood.graft(GRPOTrainer, {"counts": {}})
+    evaluated = {"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 4, "logging_steps": 4}
+    held_out = Dataset.from_list(rows("grpo", 8))
+    trainer = script(grafted, GRPOConfig, "grpo", steps=4, eval_dataset=held_out, args=evaluated)
+    trainer.evaluate()
+    trainer.train()
+    trainer.evaluate(eval_dataset={"one": held_out, "two": held_out})
+    counts = made[-1]
+    assert counts.calls == 4
+    assert [steps for steps, _, _ in counts.heard] == [2, 4], "those amid training"
+    history = trainer.state.log_history
+    evaluated = [row["eval_reward"] for row in history if "eval_reward" in row]
+    assert evaluated[:2] == [reward for _, _, reward in counts.heard] == [6.5, 8.5], "calls 3 to 10, and 5 to 12"
+    assert evaluated[2:] == [8.5, 8.5], "each of several sets of rows"
+    assert [row["reward"] for row in history if "reward" in row] == [2.5], "the mean of 1 to 4"
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"graft: several processes do not work yet.*started 2 of them"):
+        budwood.graft(SFTTrainer, {"quiet": {}})

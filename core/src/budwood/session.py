@@ -162,6 +162,12 @@ class Session:
                 with self._blaming(item, "on_rollout_end"):
                     item.value.on_rollout_end(self, rollout)
 
+    def measured(self, metrics: Mapping[str, float], steps: int) -> None:
+        self.steps = steps
+        for item in self.contributions.callbacks:
+            with self._blaming(item, "on_eval_metrics"):
+                item.value.on_eval_metrics(self, metrics)
+
     def boundary(self, steps: int) -> bool:
         if steps > self.steps:
             self.steps = steps
@@ -260,9 +266,7 @@ class Session:
         if not metrics:
             return
         self.log(metrics)
-        for item in self.contributions.callbacks:
-            with self._blaming(item, "on_eval_metrics"):
-                item.value.on_eval_metrics(self, metrics)
+        self.measured(metrics, self.steps)
 
     def _run_evaluator(self, item: Contributed[Evaluator]) -> None:
         with self._blaming(item, f"evaluator {item.value.name}"), self._timed("evaluation"):

@@ -28,18 +28,23 @@ from budwood_trl.trainer import TRLTrainer, may_reset
 
 def build(run: Run, contributions: Contributions) -> TRLTrainer:
     """Rows, model, rewards and trainer of a run."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            f"several processes do not work yet, and a launcher has started {os.environ['WORLD_SIZE']} of them",
-            where="trainer",
-            do="Start the run with budwood run alone, without torchrun or accelerate launch",
-        )
+    one_process("trainer", "Start the run with budwood run alone")
     config: TrainerConfig = run.trainer
     family = FAMILIES[config.algo]
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with quietly():
         return _build(run, contributions, config, family)
+
+
+def one_process(where: str, do: str) -> None:
+    """:raises ConfigError: a launcher has started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"several processes do not work yet, and a launcher has started {os.environ['WORLD_SIZE']} of them",
+            where=where,
+            do=f"{do}, without torchrun or accelerate launch",
+        )
 
 
 def _build(run: Run, contributions: Contributions, config: TrainerConfig, family: Family) -> TRLTrainer:

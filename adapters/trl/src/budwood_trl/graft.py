@@ -15,14 +15,14 @@ from typing import Any
 
 from transformers import Trainer as Loop
 
-from budwood.api import BindingError, Capabilities, Contributions, Graft, TermColumn
+from budwood.api import BindingError, Capabilities, Contributions, Graft, TermColumn, TrainerEvents
 from budwood_trl import families
 from budwood_trl.bridge import StopTraining
-from budwood_trl.building import extended
+from budwood_trl.building import extended, one_process
 from budwood_trl.completions import knowingly, rollout_func
 from budwood_trl.families import Family
-from budwood_trl.rewards import Columns, batch_width, columns_of
-from budwood_trl.trainer import TRLTrainer, may_reset
+from budwood_trl.rewards import Columns, batch_width, columns_of, untouched
+from budwood_trl.trainer import TRLTrainer, may_reset, measured
 
 GRAFTABLE = frozenset(("callbacks", "evaluators"))
 """What needs nothing of a constructor."""
@@ -43,6 +43,7 @@ def build(graft: Graft, target: Any) -> Any:
     cls: Any = target if inspect.isclass(target) else type(target)
     if issubclass(cls, Grafted):
         raise BindingError("it is grafted already", do="Give all plugins in one call of graft")
+    one_process("graft", "Start the script with python alone")
     contributions = graft.contributions()
     family = families.of_class(cls)
     assert family is not None
@@ -66,6 +67,9 @@ class Grafted:
     _family: Family
     _contributions: Contributions
     _columns: Columns | None
+    _events: TrainerEvents | None = None
+    """While it trains."""
+    _evaluates = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         contributions = self._contributions = self._graft.contributions()
@@ -82,13 +86,28 @@ class Grafted:
         trainer = TRLTrainer(self, self._columns, total_steps=_steps(self), may_reset=may_reset(self._contributions))
         events = self._graft.events(trainer, self._contributions, self._tell)
         bridge = trainer.attach(events, tells=False)
+        self._events = events
         try:
             with suppress(StopTraining):
                 outcome = super().train(*args, **kwargs)  # type: ignore[misc]
                 events.finish()
                 return outcome
         finally:
+            self._events = None
             self.remove_callback(bridge)  # type: ignore[attr-defined]
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's. What rewards and terms remember is afterwards as it was; amid training callbacks hear the numbers."""
+        whole = not self._evaluates  # several sets of rows are each evaluated by a call of its own inside this one
+        self._evaluates = True
+        try:
+            with untouched(() if self._columns is None else self._columns.contributed):
+                found = super().evaluate(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._evaluates = not whole
+        if whole and self._events is not None:
+            self._events.measured(measured(found), self.state.global_step)  # type: ignore[attr-defined]
+        return found
 
     def _tell(self, metrics: Mapping[str, float], steps: int) -> None:
         """Into the trainer's own history, and to its other callbacks; without the numbers TRL still collects."""

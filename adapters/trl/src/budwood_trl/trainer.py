@@ -118,8 +118,7 @@ class TRLTrainer:
         self._follow()
         with set_aside(self._evaluation_seed), untouched(self._contributed):
             found = self.native.evaluate()
-        named = {name.removeprefix("eval_"): value for name, value in found.items() if is_number(value)}
-        return {f"eval/{name}": float(value) for name, value in named.items() if name not in (*SPEED, "epoch")}
+        return measured(found)
 
     def evaluate(self, episodes: int, seed: int, observer: Callable[[StepBatch], None] | None = None) -> Evaluation:
         """Complete ``episodes`` prompts of the held-out rows, or of the training rows if there are none.
@@ -204,6 +203,12 @@ class TRLTrainer:
         return target
 
     def close(self) -> None: ...
+
+
+def measured(found: Mapping[str, Any]) -> dict[str, float]:
+    """What TRL's evaluation found, under our names and without what a clock decides."""
+    named = {name.removeprefix("eval_"): value for name, value in found.items() if is_number(value)}
+    return {f"eval/{name}": float(value) for name, value in named.items() if name not in (*SPEED, "epoch")}
 
 
 def may_reset(contributions: Contributions) -> bool:

@@ -125,6 +125,9 @@ class TrainerEvents(Protocol):
 
     def log(self, metrics: Mapping[str, float], steps: int) -> None: ...
 
+    def measured(self, metrics: Mapping[str, float], steps: int) -> None:
+        """A grafted script has evaluated, by numbers of its trainer: for ``on_eval_metrics``. They are not logged again."""
+
     def finish(self) -> None:
         """After training. Core calls it for a run; in a grafted script the adapter does."""
 
