@@ -32,6 +32,7 @@ from budwood.folder import STUDY
 from budwood.journal import FILE, Journal
 from budwood.sink import Sink
 from budwood.tracking import State, Status
+from budwood.training import offer_artifacts
 
 LARGEST = sys.float_info.max
 
@@ -729,3 +730,25 @@ def test_server_killed_midway_and_started_again(tmp_path: Path, empty_database: 
         assert json.loads((events.folder / tracking.STATE).read_text())["error"] == ""
     finally:
         stop_server(server)
+
+
+@pytest.mark.parametrize(("limit", "left"), [(100, []), (0, ["checkpoint", "report.html"]), (None, [])])
+def test_what_is_large_stays_in_the_runs_folder(output: Path, limit: int | None, left: list[str]) -> None:
+    events = begin(output, enabled=False)
+    report, checkpoint = events.folder / "report.html", events.folder / "checkpoint"
+    (checkpoint / "deep").mkdir(parents=True)
+    report.write_text("x" * 1000)
+    (checkpoint / "deep" / "tensors").write_bytes(b"x" * 2_000_000)
+    said = offer_artifacts(events, [checkpoint, report], {"artifact_megabytes": limit, "enabled": True})
+    assert offer_artifacts(events, [], {"artifact_megabytes": limit, "enabled": True}) == []
+    events.close()
+    kept = [event.data["path"] for event in journal.read(events.folder) if event.kind == "artifact"]
+    assert sorted(set(kept) | set(left)) == ["checkpoint", "report.html"]
+    assert not set(kept) & set(left)
+    assert said == (
+        [
+            "not sent to the tracker, being larger than tracking.artifact_megabytes (0): checkpoint (2 MB), report.html (0 MB)"
+        ]
+        if left
+        else []
+    )

@@ -53,6 +53,11 @@ class TrackingConfig(Config):
         default=None, description="tracking server; default: MLFLOW_TRACKING_URI, else a file in output"
     )
     tags: dict[str, str] = Field(default_factory=dict)
+    artifact_megabytes: int | None = Field(
+        default=100,
+        ge=0,
+        description="a report, checkpoint or export larger than this stays in the run's folder alone; null: none does",
+    )
 
 
 class RunConfig(Config):

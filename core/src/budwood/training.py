@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,14 +102,15 @@ def train(
         progress.start(total, state["session"]["steps"] if state else 0)
         for line in (folder.run_id, *notes):
             progress.message(line)
+        begun = len(notes)
         try:
             with _interruptible(session, progress):
                 trainer.fit(session)
                 session.finish()
             status = "interrupted" if session.interrupted else "stopped" if session.stopped else "finished"
             paths = _leave(folder, planned, trainer, session, status, seconds(), notes)
-            for artifact in (paths["report"], paths["native"], paths["checkpoint"]):
-                events.artifact(Path(artifact))
+            kept = [Path(paths[name]) for name in ("report", "native", "checkpoint")]
+            notes += offer_artifacts(events, kept, data["tracking"])
             stopped_at = session.steps if status == "stopped" else None
             folder.write_status(
                 status=status, ended=time.time(), **spent(), latest=session.latest, stopped_at=stopped_at
@@ -122,6 +123,8 @@ def train(
             raise
         finally:
             progress.stop()
+    for line in notes[begun:]:
+        progress.message(line)
     said = [*session.notes, *([f"stopped early: {session.stopped}"] if session.stopped else [])]
     for line in said:
         progress.message(line)
@@ -212,6 +215,25 @@ def _leave(
         "config": str(folder.config_file),
         "events": str(folder.folder / journal.FILE),
     }
+
+
+def offer_artifacts(events: journal.Journal, paths: Sequence[Path], tracked: Mapping[str, Any]) -> list[str]:
+    """Have the tracker keep ``paths`` of the run's folder, except those that are too large to lie there a second time.
+
+    What there is to say of those.
+    """
+    limit = tracked["artifact_megabytes"]
+    large = []
+    for path in paths:
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files) / 1e6
+        if limit is not None and size > limit:
+            large.append(f"{path.relative_to(events.folder)} ({size:,.0f} MB)")
+        else:
+            events.artifact(path)
+    if not large or not tracked["enabled"]:
+        return []
+    return [f"not sent to the tracker, being larger than tracking.artifact_megabytes ({limit}): {', '.join(large)}"]
 
 
 def _record_failure(folder: RunFolder, events: journal.Journal, error: BaseException, cpu_seconds: float) -> None:
