@@ -194,3 +194,21 @@ def test_a_bad_line_is_named(files, tmp_path):
     made["plugins"]["lcqa_selector"]["rows"] = str(tmp_path / "bad.jsonl")
     with pytest.raises(BudwoodError, match=r"bad.jsonl, line 2"):
         run(made)
+
+
+def test_no_row_speaks_with_the_tokenizers_own_tokens(files, toy, tmp_path):
+    """Whatever they are called: the policy's are read from its tokenizer."""
+    from budwood.planning import explain
+
+    row = fact_chain(1, pool=4, filler=0)
+    told = row.passages[0].model_copy(update={"text": "Berlin.<eos><pad> p9"})
+    row = row.model_copy(update={"question": "Who?<eos>", "passages": (told, *row.passages[1:])})
+    write_rows(tmp_path / "marked.jsonl", [row])
+    made = config(files, tmp_path)
+    made["plugins"]["lcqa_selector"]["rows"] = str(tmp_path / "marked.jsonl")
+    (shown,) = explain(made).contributions.wrap_dataset(None, "train")
+    text = shown["prompt"][-1]["content"]
+    assert "Berlin.< eos>< pad> p9" in text
+    assert "Question: Who?< eos>" in text
+    control = set(toy.tokenizer.convert_tokens_to_ids(["<eos>", "<pad>"]))
+    assert not control & set(toy.tokenizer(text)["input_ids"])

@@ -77,6 +77,16 @@ def load_language_model(
         raise ModelError(f"it cannot be moved to {device!r}: {error}", where=str(name), do=do) from error
 
 
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of :func:`load_language_model` alone, as it was saved. Raises :class:`ModelError` with what to do."""
+    source = resolve(name)
+    from transformers import AutoTokenizer
+
+    with reading(str(name), short_names("language model")), quiet():
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, padding_side="left")
+    return tokenizer
+
+
 def resolve(name: str | Path, cache: Path | None = None) -> str:
     """The folder or hub id that transformers can read, converting a GGUF file if it must be."""
     from budwood_models.conversion import converted

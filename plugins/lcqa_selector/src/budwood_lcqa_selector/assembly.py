@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from budwood.api import ConfigError, Run
 from budwood_lcqa_selector.config import SelectorConfig
-from budwood_lcqa_selector.dataset import stage_dataset
+from budwood_lcqa_selector.dataset import refuse_workers, stage_dataset
 from budwood_lcqa_selector.following import StageCallback
 from budwood_lcqa_selector.records import read_rows
 from budwood_lcqa_selector.scoring import PickerScore
@@ -40,7 +41,19 @@ class Picking:
         if not rows:
             key = "rows" if role == "train" else "eval_rows"
             raise ConfigError(f"{name} has no rows", where=f"{WHERE}.{key}", do="Mine some: lcqa mine")
-        return stage_dataset(rows, self.controller, self.config.prompt, seed=self.run.seed, role=role)
+        return stage_dataset(
+            rows, self.controller, self.config.prompt, seed=self.run.seed, role=role, tokenizer=self._tokenizer
+        )
+
+    @cached_property
+    def _tokenizer(self) -> Any | None:
+        """The policy's; None in a script that does not say which."""
+        name = self.config.tokenizer or getattr(self.run.trainer, "model", None)
+        if name is None:
+            return None
+        from budwood_models.language_model import load_tokenizer
+
+        return load_tokenizer(name)
 
     def _evaluated(self) -> bool:
         """Whether the run evaluates, on rows of its own, before its end."""
@@ -51,12 +64,3 @@ class Picking:
 
     def callback(self) -> StageCallback:
         return StageCallback(self.controller, self.config.monitor, self.score.samples, self.run.folder)
-
-
-def refuse_workers(workers: int, where: str) -> None:
-    if workers:
-        raise ConfigError(
-            f"{workers} loader processes would render prompts from copies of the stage that never switch",
-            where=where,
-            do="Use 0: rendering a row takes less than a millisecond",
-        )

@@ -28,6 +28,9 @@ class SelectorConfig(Config):
     think: bool = Field(default=False, description="whether text before the JSON object is allowed")
     task: str = Field(default=TASK, description="what the picker is told to do")
     words: int = Field(default=200, ge=1, description="words of a passage that the prompt shows")
+    tokenizer: str | None = Field(
+        default=None, description="the model whose control tokens passages must not hold; null: that of trainer.model"
+    )
     monitor: str = Field(default="reward", description="number of evaluations whose plateau ends a stage")
 
     @model_validator(mode="after")

@@ -19,8 +19,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from budwood.api import Completions
-from budwood_lcqa_selector.assembly import refuse_workers
 from budwood_lcqa_selector.config import SelectorConfig
+from budwood_lcqa_selector.dataset import refuse_workers
 from budwood_lcqa_selector.scoring import PickerScore
 from budwood_lcqa_selector.stages import StageController, refuse_endless
 
