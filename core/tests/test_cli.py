@@ -386,11 +386,31 @@ def test_runs_lists_what_each_run_last_said(tmp_path: Path, capsys: pytest.Captu
     (folder / "status.json").write_text(json.dumps(status))
     assert main(["runs", "--output", str(tmp_path)]) == 0
     header, line = capsys.readouterr().out.splitlines()
-    assert header.split() == ["name", "status", "steps", "return", "started", "id"]
-    assert line.split()[:4] == ["x", "finished", "2,048", "3.50"]
+    assert header.split() == ["name", "status", "steps", "result", "started", "id"]
+    assert line.split()[:5] == ["x", "finished", "2,048", "return", "3.5"]
     assert line.split()[-1] == "x-s0"
     assert main(["runs", "--output", str(tmp_path), "--json"]) == 0
     assert as_json(capsys)[0]["return"] == 3.5
+
+
+@pytest.mark.parametrize(
+    ("latest", "said"),
+    [
+        ({"train/loss": 0.5, "train/reward": 1.0, "eval/loss": 0.25, "eval/reward": -2.0}, "eval/reward -2"),
+        ({"train/loss": 0.5, "eval/loss": 0.123456}, "eval/loss 0.1235"),
+        ({"train/loss": 0.5, "train/reward": 1.0}, "train/reward 1"),
+        ({}, ""),
+    ],
+)
+def test_a_run_without_episodes_is_told_by_the_number_that_it_has(
+    latest: dict[str, float], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x-s0").mkdir()
+    status = {"name": "x", "status": "finished", "steps": 2, "started": 1e9, "latest": latest}
+    (tmp_path / "x-s0" / "status.json").write_text(json.dumps(status))
+    assert main(["runs", "--output", str(tmp_path)]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert " ".join(line.split()).startswith(f"x finished 2 {said}")
 
 
 def test_runs_sync_replays_and_waits(

@@ -50,6 +50,18 @@ def facts(rows: Mapping[str, object]) -> None:
         say(f"{name.ljust(width)}  {value}")
 
 
+HEADLINES = (
+    ("return", "eval/return_mean"),
+    *((name, name) for name in ("eval/reward", "eval/loss", "train/reward", "train/loss")),
+)
+"""Label -> metric: what says most of a run, whichever kind it is; the first one present."""
+
+
+def headline(metrics: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The label and the value of a run's first number."""
+    return next(((label, metrics[name]) for label, name in HEADLINES if metrics.get(name) is not None), None)
+
+
 def json_line(data: Any) -> str:
     """One line of strict JSON; what JSON has no word for (NaN, infinities) becomes null."""
     return json.dumps({} if data is None else _plain(data), ensure_ascii=False, allow_nan=False)

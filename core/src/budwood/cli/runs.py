@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from budwood.cli.output import Answer, say, table
+from budwood.cli.output import Answer, headline, say, table
 
 if TYPE_CHECKING:
     from budwood.folder import RunFolder
@@ -43,8 +43,8 @@ def runs(output: Path | None, sync: bool) -> Answer:
             grids.setdefault(run.study, []).append(run)
     rows = [_row(run) for run in found if not run.study] + [_study_row(*grid) for grid in grids.items()]
     if rows:
-        shown = [{**row, "steps": f"{row['steps']:,}", "return": _number(row["return"])} for row in rows]
-        table(shown, ["name", "status", "steps", "return", "started", "id"])
+        shown = [{**row, "steps": f"{row['steps']:,}", "result": _result(row)} for row in rows]
+        table(shown, ["name", "status", "steps", "result", "started", "id"])
     return Answer(rows, _sync(folder) if sync else 0)
 
 
@@ -60,6 +60,7 @@ def _study_row(folder: Path, runs: list[RunFolder]) -> dict[str, Any]:
         "status": f"study, {done} of {len(ids)} runs finished",
         "steps": sum(run.status.get("steps", 0) for run in runs),
         "return": None,
+        "headline": None,
         "started": _when(said.get("started")),
         "id": folder.name,
     }
@@ -67,11 +68,13 @@ def _study_row(folder: Path, runs: list[RunFolder]) -> dict[str, Any]:
 
 def _row(run: RunFolder) -> dict[str, Any]:
     status = run.status
+    latest = status.get("latest", {})
     return {
         "name": status.get("name", ""),
         "status": status.get("status", "unknown"),
         "steps": status.get("steps", 0),
-        "return": status.get("latest", {}).get("eval/return_mean"),
+        "return": latest.get("eval/return_mean"),
+        "headline": headline(latest),
         "started": _when(status.get("started")),
         "id": run.run_id,
     }
@@ -81,8 +84,8 @@ def _when(started: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(started)) if started else ""
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _result(row: dict[str, Any]) -> str:
+    return "" if row["headline"] is None else "{} {:.4g}".format(*row["headline"])
 
 
 def _sync(output: Path) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from budwood.cli.groups import SettingsCommand, settings
-from budwood.cli.output import Answer, facts, say, title
+from budwood.cli.output import Answer, facts, headline, say, title
 
 if TYPE_CHECKING:
     from budwood.runs import Result
@@ -61,8 +61,11 @@ def _report(result: Result) -> Answer:
     """The end of a run, for people and for scripts."""
     title(f"{result.status}  {result.run_id}")
     mean, error = result.metrics.get("eval/return_mean"), result.metrics.get("eval/return_se")
+    label, value = headline(result.metrics) or ("", None)
     shown = {
-        "return": None if mean is None else f"{mean:.2f}" + (f" ± {error:.2f} (standard error)" if error else ""),
+        label: f"{mean:.2f}" + (f" ± {error:.2f} (standard error)" if error else "")
+        if mean is not None
+        else value and f"{value:.6g}",
         **result.paths,
         "mlflow": f"run {result.mlflow_run_id}; open the page with: budwood ui" if result.mlflow_run_id else None,
     }
