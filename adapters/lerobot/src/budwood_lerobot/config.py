@@ -100,9 +100,3 @@ class OfflineConfig(Config):
 
         train_config(args)
         return args
-
-
-class Sections(Config):
-    trainer: OfflineConfig
-    dataset: DatasetConfig | None = Field(None, description="what is learnt from; null: a plugin brings it")
-    env: EnvConfig | None = Field(None, description="where episodes are played; null: no episodes")

@@ -16,7 +16,7 @@ class LeRobot:
 
     @hookimpl
     def config_model(self) -> type[Any]:
-        from budwood_lerobot.config import Sections
+        from budwood_lerobot.sections import Sections
 
         return Sections
 

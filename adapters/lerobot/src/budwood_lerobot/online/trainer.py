@@ -1,0 +1,242 @@
+"""Learning from episodes: collect, advantages, update, and again; as core drives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from budwood.api import (
+    AdvantageFn,
+    Array,
+    CheckpointError,
+    Contributed,
+    ContributionError,
+    Contributions,
+    Evaluation,
+    Policy,
+    Rollout,
+    Run,
+    StateTree,
+    StepBatch,
+    TrainerEvents,
+)
+from budwood_lerobot.blame import blamed
+from budwood_lerobot.generators import generators, set_aside, set_generators
+from budwood_lerobot.online import evaluation
+from budwood_lerobot.online.advantages import gae, group_relative, identical
+from budwood_lerobot.online.collecting import Collector
+from budwood_lerobot.online.config import OnlineConfig
+from budwood_lerobot.online.episodes import Episodes
+from budwood_lerobot.online.neutral import LogProb, Neutral
+from budwood_lerobot.online.processors import Commands, Processors, stacked
+from budwood_lerobot.online.samples import Collected
+from budwood_lerobot.online.update import Update
+
+_SAME = "Resume with the configuration the run was started with."
+
+
+class OnlineTrainer:
+    """Implements :class:`budwood.api.Trainer`.
+
+    ``make_policy()`` makes the policy anew from torch's generator; ``make_episodes(n)`` makes ``n`` environments like those of
+    ``training``;
+    ``export_native(folder)`` writes a policy of LeRobot, None where a plugin made the policy from nothing. ``native`` is
+    that policy of LeRobot, or the plugin's.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        contributions: Contributions,
+        *,
+        native: Any,
+        neutral: Neutral,
+        make_policy: Callable[[], Policy],
+        training: Episodes,
+        make_episodes: Callable[[int], Episodes],
+        processors: Processors,
+        export_native: Callable[[Path], Path] | None,
+    ) -> None:
+        config: OnlineConfig = run.trainer
+        self.native, self.neutral, self.config = native, neutral, config
+        self.total_steps, self.steps = config.total_steps, 0
+        self._make_policy, self._make_episodes, self._export_native = make_policy, make_episodes, export_native
+        self._processors, self._advantage = processors, contributions.advantage
+        self.n_envs = training.n
+        self._commands = Commands(training.vector.single_action_space, config.clip_actions)
+        self.collector = Collector(training, neutral, processors, self._commands, config, run.seed)
+        self.update = Update(neutral, config, contributions, run.device)
+        self._order = run.rng("lerobot.online.minibatches")
+        self._evaluations: dict[int, Episodes] = {}
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    def fit(self, events: TrainerEvents) -> None:
+        goes_on = events.start()
+        while goes_on and self.steps < self.total_steps:
+            seconds = self.collector.seconds
+            seconds.update(dict.fromkeys(seconds, 0.0))
+            collected = self.collector.collect()
+            advantages = self.advantages(collected)
+            if events.wants_rollouts():
+                events.rollout_end(self._rollout(collected, advantages))
+            keep = self._kept(collected)
+            with self.collector.timed("update"):
+                samples = collected.samples(advantages, keep)
+                metrics = self.update.run(samples, self._order) if len(samples) else {}
+            valid = np.stack(collected.valid)
+            self.steps += int(valid.sum())
+            metrics |= {f"time/{what}_cpu": spent for what, spent in seconds.items()}
+            metrics |= self.collector.episodes.summary()
+            metrics["rollout/env_steps"] = float(self.collector.env_steps)
+            metrics["rollout/outside_bounds"] = float(np.mean(collected.outside))
+            if self.collector.groups is not None:
+                metrics["rollout/identical_share"] = 1 - float((keep & valid).sum() / valid.sum())
+            events.log(metrics, self.steps)
+            goes_on = events.boundary(self.steps)
+
+    def advantages(self, collected: Collected) -> Array:
+        """(T, n) float32: a plugin's, or those that the configuration names."""
+        config = self.config
+        inputs = collected.advantage_inputs(config.gamma, config.gae_lambda, self.collector.groups)
+        if self._advantage is None:
+            return (gae if config.critic else group_relative)(inputs)
+        return _claimed(self._advantage, inputs)
+
+    def _kept(self, collected: Collected) -> Array:
+        """(T, n): the decisions to learn from. A group whose returns are all equal teaches nothing."""
+        keep, groups = np.stack(collected.valid), self.collector.groups
+        if groups is None or self._advantage is not None:
+            return keep
+        returns = np.stack(collected.rewards).sum(axis=0)
+        for group in np.unique(groups):
+            if identical(returns[groups == group]):
+                keep[:, groups == group] = False
+        return keep
+
+    def _rollout(self, collected: Collected, advantages: Array) -> Rollout:
+        claimed = self._advantage
+        inputs = collected.advantage_inputs(self.config.gamma, self.config.gae_lambda, self.collector.groups)
+        return Rollout(
+            obs={key: value.numpy() for key, value in stacked(collected.obs).items()},
+            actions=torch.stack(collected.actions).numpy(),
+            terms=None,
+            columns=(),
+            rewards=inputs.rewards,
+            values=inputs.values,
+            advantages=advantages,
+            episode_starts=inputs.episode_starts,
+            last_dones=inputs.last_dones,
+            gamma=self.config.gamma,
+            gae_lambda=self.config.gae_lambda,
+            log_prob=LogProb(self.neutral.policy),
+            after_transforms=lambda: None,
+            optimizer=self.update.optimizer,
+            advantages_by=None if claimed is None else f"{claimed.plugin} ({claimed.who})",
+            extras={"valid": np.stack(collected.valid), "groups": self.collector.groups},
+        )
+
+    # ---- evaluation ------------------------------------------------------------------------------------------------
+
+    def evaluate(self, episodes: int, seed: int, observer: Callable[[StepBatch], None] | None = None) -> Evaluation:
+        n = min(self.n_envs, episodes)
+        with set_aside(seed):
+            if n not in self._evaluations:
+                self._evaluations[n] = self._make_episodes(n)
+            return evaluation.evaluate(
+                self._evaluations[n], self.neutral, self._processors, self._commands, episodes, seed, observer
+            )
+
+    # ---- state -----------------------------------------------------------------------------------------------------
+
+    def reset_policy(self, seed: int) -> None:
+        """Parameters as the policy is made under ``seed``, of a policy of LeRobot those it was loaded with."""
+        with set_aside(seed):
+            fresh: Any = self._make_policy()
+        self.neutral.policy.load_state_dict(fresh.state_dict())
+        self.update.optimizer.state.clear()
+        self.update.count = 0
+        if self.collector.groups is None:
+            self.collector.restart()
+
+    def state_dict(self) -> StateTree:
+        return {
+            **self.policy_state(),
+            "optimizer": _copied(self.update.optimizer.state_dict()),
+            "steps": self.steps,
+            "updates": self.update.count,
+            "order": dict(self._order.bit_generator.state),
+            "generators": generators(),
+            "collector": self.collector.state_dict(),
+        }
+
+    def load_state_dict(self, saved: StateTree) -> Sequence[str]:
+        _load(self.neutral.policy, saved["policy"], "resume", _SAME)
+        self.update.optimizer.load_state_dict(_copied(saved["optimizer"]))
+        self.steps, self.update.count = saved["steps"], saved["updates"]
+        self._order.bit_generator.state = saved["order"]
+        notes = self.collector.load_state_dict(saved["collector"])
+        set_generators(saved["generators"])
+        if self._processors.device != "cpu":
+            notes.append(f"On {self._processors.device} the sums of an update may round differently: not bit for bit.")
+        return notes
+
+    def policy_state(self) -> StateTree:
+        return {"policy": _copied(self.neutral.policy.state_dict())}
+
+    def load_policy(self, saved: StateTree) -> None:
+        _load(
+            self.neutral.policy, saved["policy"], "init_from", "Start from a run with the same policy and environment."
+        )
+
+    def export(self, folder: Path) -> Path:
+        """A policy of LeRobot as ``pretrained_model``, which its own tools load; any other as ``policy.safetensors``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._export_native is not None:
+            return self._export_native(folder)
+        from safetensors.torch import save_model
+
+        path = folder / "policy.safetensors"
+        save_model(self.neutral.policy, str(path))
+        return path
+
+    def close(self) -> None:
+        for episodes in (self.collector.episodes, *self._evaluations.values()):
+            episodes.vector.close()
+        self._evaluations.clear()
+
+
+def _claimed(claimed: Contributed[AdvantageFn], inputs: Any) -> Array:
+    with blamed(claimed, "advantage"):
+        advantages = np.asarray(claimed.value(inputs), dtype=np.float32)
+        if advantages.shape != inputs.rewards.shape or not np.isfinite(advantages).all():
+            raise ContributionError(
+                f"its advantage is an array {advantages.shape} with {int((~np.isfinite(advantages)).sum())} numbers that "
+                f"are not finite, and {inputs.rewards.shape} finite ones are needed",
+                where=f"plugins.{claimed.plugin}",
+            )
+    return advantages
+
+
+def _copied(value: Any) -> Any:
+    """The same tree with every tensor copied to the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item) for item in value)
+    return value
+
+
+def _load(policy: torch.nn.Module, parameters: StateTree, where: str, do: str) -> None:
+    try:
+        policy.load_state_dict(parameters)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the policy of the checkpoint is another one: {' '.join(str(error).split())}", where=where, do=do
+        ) from error

@@ -1,0 +1,402 @@
+"""Whole runs of the online loop in environments of LeRobot: learning, resuming, exporting, and what plugins bind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from points import Gaussian, Reach, Tokens, flat
+
+from budwood import compose, tree
+from budwood.api import (
+    AdvantageInputs,
+    BindingError,
+    ConfigError,
+    ContributionError,
+    EvalReport,
+    Evaluator,
+    LossTerm,
+    Objective,
+    RewardTerm,
+    Rollout,
+    Run,
+    RunCallback,
+    hookimpl,
+)
+from budwood.plugins import Activation, Active, Installed
+
+pytest.importorskip("lerobot")
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.envs.configs import EnvConfig as NativeEnvConfig
+
+from budwood_lerobot.online import capabilities
+from budwood_lerobot.online.building import build
+from budwood_lerobot.plugin import LeRobot
+from budwood_lerobot.sections import Sections
+
+LENGTH = 12
+gym.register("budwood_test/Reach-v0", entry_point=Reach, max_episode_steps=LENGTH)
+
+
+@NativeEnvConfig.register_subclass("budwood_reach")
+@dataclass
+class ReachConfig(NativeEnvConfig):
+    features: dict[str, PolicyFeature] = field(
+        default_factory=lambda: {
+            "action": PolicyFeature(type=FeatureType.ACTION, shape=(2,)),
+            "agent_pos": PolicyFeature(type=FeatureType.STATE, shape=(2,)),
+            "environment_state": PolicyFeature(type=FeatureType.ENV, shape=(2,)),
+        }
+    )
+    features_map: dict[str, str] = field(
+        default_factory=lambda: {
+            "action": "action",
+            "agent_pos": "observation.state",
+            "environment_state": "observation.environment_state",
+        }
+    )
+
+    @property
+    def gym_id(self) -> str:
+        return "budwood_test/Reach-v0"
+
+    @property
+    def gym_kwargs(self) -> dict[str, Any]:
+        return {}
+
+
+class Brings:
+    """A plugin of the policy, and of whatever else a test gives it."""
+
+    def __init__(self, policy: Any, **hooks: Any) -> None:
+        self.policy = policy
+        for name, answer in hooks.items():
+            setattr(self, name, hookimpl(_answering(answer)))
+
+    @hookimpl
+    def build_policy(self, run: Any) -> Any:
+        return self.policy
+
+
+def _answering(answer: Any) -> Any:
+    return lambda run: answer
+
+
+def active(name: str, instance: object) -> Active:
+    entry = metadata.EntryPoint(name, f"{name}:it", "budwood.plugins")
+    return Active(Installed(name, entry.value, f"budwood-{name}", "1.0", "", entry), instance)
+
+
+def built(*plugins: object, env: Mapping[str, Any] | None = None, seed: int = 0, **trainer: Any) -> Any:
+    """The trainer of a run in memory."""
+    given = {"kind": "lerobot", "algo": "online", "total_steps": 256, "rollout": 16, **trainer}
+    sections = Sections.model_validate({"trainer": given, "env": {"type": "budwood_reach", "n_envs": 4, **(env or {})}})
+    plain = {"env": dict(sections.env)}  # type: ignore[call-overload]
+    run = Run("test", seed, plain, None, sections.trainer, None, None, "cpu", lambda kind: ())
+    activation = Activation(
+        [active(f"toy{i}", plugin) for i, plugin in enumerate(plugins)], active("lerobot", LeRobot())
+    )
+    return build(run, compose.contributions(activation, lambda one: run, capabilities()))
+
+
+class Events:
+    """Stands in for core."""
+
+    control: Any = None
+    next_boundary = 0
+
+    def __init__(self, at: Callable[[int], bool] = lambda steps: True, rollouts: bool = False) -> None:
+        self.at, self.rollouts = at, rollouts
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.shown: list[Rollout] = []
+
+    def start(self) -> bool:
+        return True
+
+    def wants_rollouts(self) -> bool:
+        return self.rollouts
+
+    def rollout_end(self, rollout: Rollout) -> None:
+        self.shown.append(rollout)
+
+    def boundary(self, steps: int) -> bool:
+        return self.at(steps)
+
+    def log(self, metrics: Mapping[str, float], steps: int) -> None:
+        self.logged.append((steps, dict(metrics)))
+
+    def finish(self) -> None: ...
+
+
+def numbers(events: Events) -> list[tuple[int, dict[str, float]]]:
+    """What was logged, without what a clock decides."""
+    return [(step, {k: v for k, v in row.items() if not k.startswith("time/")}) for step, row in events.logged]
+
+
+def same(one: Any, other: Any) -> bool:
+    first, second = one.neutral.policy.state_dict(), other.neutral.policy.state_dict()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+# ---- learning ------------------------------------------------------------------------------------------------------
+
+GAUSSIAN = {"rollout": 64, "minibatch": 128, "epochs": 6, "learning_rate": 2e-3, "gamma": 0.9}
+GROUP = {"advantage": "group", "group_size": 8, "rollout": 8, "minibatch": 128, "epochs": 4, "learning_rate": 3e-3}
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings", "n", "steps"),
+    [(Gaussian, GAUSSIAN, 8, 15_000), (Tokens, GROUP, 64, 25_000)],
+    ids=["gaussian, critic", "tokens, groups"],
+)
+def test_it_learns(policy: Any, settings: dict[str, Any], n: int, steps: int) -> None:
+    trainer = built(Brings(policy), env={"n_envs": n}, total_steps=steps, **settings)
+    before = trainer.evaluate(64, 1)
+    events = Events()
+    trainer.fit(events)
+    after = trainer.evaluate(64, 1)
+    limit = lambda evaluation: float((evaluation.lengths < LENGTH).mean())  # noqa: E731  reached the goal in time
+    assert limit(before) < 0.4
+    assert limit(after) > 0.85, (limit(before), limit(after), events.logged[-1])
+    assert after.returns.mean() > before.returns.mean() + 0.4
+    last = events.logged[-1][1]
+    assert last["rollout/success_rate"] > 0.7
+    assert {"time/physics_cpu", "time/sampling_cpu", "time/update_cpu", "rollout/env_steps"} <= set(last)
+    trainer.close()
+
+
+def test_a_policy_that_may_not_move_does_not_learn() -> None:
+    trainer = built(Brings(Gaussian), **{**GAUSSIAN, "learning_rate": 1e-30}, total_steps=2_000)
+    before = trainer.evaluate(32, 1).returns
+    trainer.fit(Events())
+    np.testing.assert_array_equal(trainer.evaluate(32, 1).returns, before)
+
+
+# ---- state ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings"),
+    [(Gaussian, {"epochs": 2}), (Tokens, {"advantage": "group", "group_size": 2, "epochs": 2})],
+    ids=["critic", "groups"],
+)
+def test_a_resumed_run_goes_on_to_the_bit(policy: Any, settings: dict[str, Any]) -> None:
+    at_once, halves = Events(), Events(at=lambda steps: steps < 100)
+    whole = built(Brings(policy), **settings)
+    whole.fit(at_once)
+    first = built(Brings(policy), **settings)
+    first.fit(halves)
+    structure, tensors = tree.encode(first.state_dict())
+    first.evaluate(3, 0)
+    saved = tree.decode(structure, lambda framework, name: tensors[name])
+    second, rest = built(Brings(policy), **settings, seed=0), Events()
+    second.evaluate(2, 5)  # whatever happens before
+    assert list(second.load_state_dict(saved)) == []
+    second.fit(rest)
+    assert numbers(halves) + numbers(rest) == numbers(at_once)
+    assert same(whole, second)
+    assert not same(whole, first)
+
+
+def test_an_evaluation_changes_nothing_and_depends_on_its_seed_alone() -> None:
+    alone = built(Brings(Gaussian))
+    alone.fit(Events())
+    watched, found = built(Brings(Gaussian)), []
+    watched.fit(Events(at=lambda steps: found.append(watched.evaluate(5, 7)) is None))
+    assert same(watched, alone)
+    fresh = built(Brings(Gaussian))
+    fresh.load_policy(watched.policy_state())
+    again = fresh.evaluate(5, 7)
+    np.testing.assert_array_equal(again.returns, found[-1].returns)
+    assert again.env_steps == again.lengths.sum()
+
+
+def test_an_observer_sees_the_steps_that_count() -> None:
+    trainer, seen = built(Brings(Gaussian)), []
+
+    def observe(batch: Any) -> None:
+        rows = [info["env_index"] for info in batch.infos]
+        seen.append((rows, batch.rewards.copy(), batch.dones.copy(), batch.timeouts.copy()))
+        assert len(batch.obs["agent_pos"]) == len(batch.actions) == len(rows)
+        assert batch.info("wind").shape == (len(rows),)
+
+    found = trainer.evaluate(7, 2, observe)
+    assert sum(len(rows) for rows, *_ in seen) == found.env_steps
+    assert sum(rewards.sum() for _, rewards, *_ in seen) == pytest.approx(found.returns.sum())
+    assert sum(dones.sum() for *_, dones, _ in seen) == 7
+    assert sum(timeouts.sum() for *_, timeouts in seen) == (found.lengths == LENGTH).sum()
+
+
+def test_a_policy_is_made_anew_in_place() -> None:
+    trainer = built(Brings(Gaussian))
+    trainer.fit(Events())
+    policy = trainer.neutral.policy
+    trainer.reset_policy(3)
+    assert trainer.neutral.policy is policy
+    assert not trainer.update.optimizer.state
+    other = built(Brings(Gaussian))
+    assert not same(trainer, other)
+    other.reset_policy(3)
+    assert same(trainer, other)
+
+
+# ---- plugins -------------------------------------------------------------------------------------------------------
+
+
+class Follows(RunCallback):
+    def on_rollout_end(self, control: Any, rollout: Rollout) -> None: ...
+
+
+def test_what_plugins_bind() -> None:
+    seen: list[AdvantageInputs] = []
+
+    def advantage(inputs: AdvantageInputs) -> Any:
+        seen.append(inputs)
+        return inputs.rewards
+
+    def objective(inputs: Any) -> Any:
+        return -(inputs.advantages * inputs.log_prob).mean()
+
+    term = LossTerm("small", lambda inputs: inputs.policy.log_std.square().mean(), 0.1, frozenset(("policy",)))
+    plugin = Brings(
+        Gaussian,
+        advantage=advantage,
+        objective=Objective("gradient", objective),
+        loss_terms=[term],
+        callbacks=[Follows()],
+        evaluators=[Evaluator("nothing", 10, lambda control: EvalReport())],
+    )
+    trainer, events = built(plugin, total_steps=64), Events(rollouts=True)
+    trainer.fit(events)
+    assert seen[0].rewards.shape == (16, 4)
+    assert seen[0].groups is None
+    assert "train/toy0.small" in events.logged[0][1]
+    rollout = events.shown[0]
+    assert rollout.obs["observation.state"].shape == (16, 4, 2)
+    assert rollout.advantages_by == "toy0 (budwood-toy0 1.0)"
+    np.testing.assert_array_equal(rollout.advantages, rollout.rewards)
+    obs = {key: torch.from_numpy(part).flatten(0, 1) for key, part in rollout.obs.items()}
+    assert rollout.log_prob(obs, torch.from_numpy(rollout.actions).flatten(0, 1)).shape == (64,)
+
+
+@pytest.mark.parametrize(
+    ("plugins", "settings", "error", "message"),
+    [
+        ([], {}, BindingError, "tell no probability of what they do"),
+        ([Brings(Gaussian, reward_terms=[RewardTerm("x", info_key="wind")])], {}, BindingError, "an episode may end inside"),
+        (
+            [Brings(Tokens, loss_terms=[LossTerm("v", lambda i: i.values.mean(), needs=frozenset(("values",)))])],
+            {"advantage": "group", "group_size": 2},
+            BindingError,
+            "needs values, and advantage: group has no critic",
+        ),
+        ([Brings(Tokens)], {}, ContributionError, "lacks value"),
+        ([Brings(lambda o, a: object())], {}, ContributionError, "lacks act, evaluate, value"),
+        ([Brings(Gaussian)], {"policy": {"type": "act"}}, BindingError, "wraps none of LeRobot's"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_bound_is_said(plugins: Any, settings: Any, error: Any, message: str) -> None:
+    with pytest.raises(error) as caught:
+        built(*plugins, **settings)
+    assert message in str(caught.value)
+
+
+def test_sections_that_do_not_fit() -> None:
+    trainer = {"kind": "lerobot", "algo": "online", "total_steps": 1}
+    with pytest.raises(ValueError, match="name an environment under env"):
+        Sections.model_validate({"trainer": trainer})
+    with pytest.raises(ValueError, match="reads no dataset"):
+        Sections.model_validate({"trainer": trainer, "env": {"type": "budwood_reach"}, "dataset": {"repo_id": "a/b"}})
+
+
+def test_a_reward_that_is_no_number_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reach, "_distance", lambda self: float("nan"))
+    with pytest.raises(ContributionError, match="environment 0 gives the reward nan"):
+        built(Brings(Gaussian)).fit(Events())
+
+
+def test_a_claimed_advantage_of_another_shape_is_told() -> None:
+    with pytest.raises(ContributionError, match=r"its advantage is an array \(4,\)"):
+        built(Brings(Gaussian, advantage=lambda inputs: inputs.last_values)).fit(Events())
+
+
+# ---- policies of LeRobot -------------------------------------------------------------------------------------------
+
+ACT = {
+    "type": "act", "chunk_size": 2, "n_action_steps": 2, "dim_model": 32, "n_heads": 2, "dim_feedforward": 32,
+    "n_encoder_layers": 1, "use_vae": False,
+}  # fmt: skip
+
+
+class Noisy(torch.nn.Module):
+    """An ACT policy of LeRobot with Gaussian noise around its chunk, and a critic."""
+
+    def __init__(self, native: Any) -> None:
+        super().__init__()
+        self.native, self.critic = native, torch.nn.Linear(4, 1)
+
+    def _distribution(self, obs: Any) -> Any:
+        mean = self.native.model(dict(obs))[0]
+        return torch.distributions.Normal(mean.flatten(1), 0.3)
+
+    def act(self, obs: Any, deterministic: bool = False) -> Any:
+        distribution = self._distribution(obs)
+        actions = distribution.mean if deterministic else distribution.sample()
+        return actions, distribution.log_prob(actions).sum(1), self.value(obs)
+
+    def evaluate(self, obs: Any, actions: Any) -> Any:
+        distribution = self._distribution(obs)
+        return distribution.log_prob(actions).sum(1), None, self.value(obs)
+
+    def value(self, obs: Any) -> Any:
+        return self.critic(flat(obs))[:, 0]
+
+    def chunk(self, actions: Any) -> Any:
+        return actions.reshape(len(actions), 2, 2)
+
+
+class Wraps:
+    def __call__(self, observation_space: Any, action_space: Any) -> Any:
+        raise AssertionError("a policy was loaded")
+
+    def wrap(self, native: Any) -> Any:
+        return Noisy(native)
+
+
+def test_a_policy_of_lerobot_is_wrapped_trained_and_exported(tmp_path: Path) -> None:
+    from lerobot.policies import make_pre_post_processors
+    from lerobot.policies.act.modeling_act import ACTPolicy
+
+    trainer = built(Brings(Wraps()), policy=ACT, total_steps=128)
+    assert isinstance(trainer.native, ACTPolicy)
+    before = {name: value.clone() for name, value in trainer.native.state_dict().items()}
+    trainer.fit(Events())
+    moved = [name for name, value in trainer.native.state_dict().items() if not torch.equal(value, before[name])]
+    assert any("decoder" in name for name in moved)
+    folder = trainer.export(tmp_path)
+    loaded = ACTPolicy.from_pretrained(folder)
+    assert all(torch.equal(value, trainer.native.state_dict()[name]) for name, value in loaded.state_dict().items())
+    before_it, _ = make_pre_post_processors(loaded.config, pretrained_path=str(folder))
+    assert any(type(step).__name__ == "NormalizerProcessorStep" for step in before_it.steps)
+    again = built(Brings(Wraps()), policy={"path": str(folder)}, total_steps=128)
+    a, b = (t.neutral.policy.native.state_dict() for t in (again, trainer))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    again.fit(Events())
+    again.reset_policy(9)
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in again.native.state_dict().items())
+
+
+def test_a_policy_that_reads_what_the_environment_does_not_give() -> None:
+    features = {
+        "observation.state": {"type": "STATE", "shape": [2]},
+        "observation.images.top": {"type": "VISUAL", "shape": [3, 32, 32]},
+    }
+    with pytest.raises(ConfigError, match=r"reads observation\.images\.top, and the environment gives observation"):
+        built(Brings(Wraps()), policy={**ACT, "input_features": features, "pretrained_backbone_weights": None})
