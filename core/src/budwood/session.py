@@ -252,6 +252,7 @@ class Session:
                 "eval/return_se": spread / len(returns) ** 0.5,
                 "eval/length_mean": float(evaluation.lengths.mean()),
                 "eval/env_steps": float(self.env_steps),
+                **{f"eval/{name}": float(value) for name, value in evaluation.metrics.items()},
             }
         )
         for item in self.contributions.callbacks:
@@ -300,6 +301,7 @@ class Session:
             "latest": dict(self.latest),
             "evaluations": [
                 {"step": step, "returns": e.returns, "lengths": e.lengths, "env_steps": e.env_steps, "seed": e.seed}
+                | {"metrics": dict(e.metrics)}
                 for step, e in self.evaluations
             ],
             "callbacks": [
@@ -326,7 +328,8 @@ class Session:
         self._evaluated_at = state["evaluated_at"]
         self.latest = dict(state["latest"])
         self.evaluations = [
-            (e["step"], Evaluation(e["returns"], e["lengths"], e["env_steps"], e["seed"])) for e in state["evaluations"]
+            (e["step"], Evaluation(e["returns"], e["lengths"], e["env_steps"], e["seed"], e.get("metrics", {})))
+            for e in state["evaluations"]
         ]
         if len(state["callbacks"]) != len(self.contributions.callbacks):
             raise CheckpointError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -126,6 +127,21 @@ def env_config(kind: str, values: Mapping[str, Any]) -> Any:
     return decoded(EnvConfig, {"type": kind, **values}, {})
 
 
+@cache
+def video_backend() -> str:
+    """LeRobot's choice of a video decoder, without the page it logs each time where torchcodec is missing or broken."""
+    from lerobot.utils import import_utils
+
+    logger = logging.getLogger(import_utils.__name__)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        chosen: str = import_utils.get_safe_default_video_backend()
+    finally:
+        logger.setLevel(level)
+    return chosen
+
+
 def dataset_config(values: Mapping[str, Any]) -> Any:
     """LeRobot's ``DatasetConfig``.
 
@@ -134,10 +150,10 @@ def dataset_config(values: Mapping[str, Any]) -> Any:
     discover(None)
     from lerobot.configs.default import DatasetConfig
 
-    return decoded(DatasetConfig, values, DATASET_OWNED)
+    return decoded(DatasetConfig, {"video_backend": video_backend(), **values}, DATASET_OWNED)
 
 
-def train_config(args: Mapping[str, Any], repo_id: str = "unnamed") -> Any:
+def train_config(args: Mapping[str, Any]) -> Any:
     """A ``TrainPipelineConfig`` with ``args``; dataset, policy and environment are to be put in.
 
     :raises ValueError: one sentence for every misfit.
@@ -156,7 +172,8 @@ def train_config(args: Mapping[str, Any], repo_id: str = "unnamed") -> Any:
     found = problems(TrainPipelineConfig, args, TRAIN_OWNED)
     if found:
         raise ValueError("; ".join(found))
-    return _decode(TrainPipelineConfig, {"dataset": {"repo_id": repo_id}, **args})
+    rows = {"repo_id": "unnamed", "video_backend": video_backend()}
+    return _decode(TrainPipelineConfig, {"dataset": rows, **args})
 
 
 def decoded(base: Any, values: Mapping[str, Any], owned: Mapping[str, str], kept: set[str] | None = None) -> Any:

@@ -1,10 +1,18 @@
-"""Learning from a dataset, with LeRobot's own building blocks."""
+"""Learning from a dataset: what can be bound, and from a run's configuration to LeRobot's building blocks."""
 
 from __future__ import annotations
 
-from budwood.api import Capabilities, Seam
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-NAME = "lerobot offline"
+import torch
+
+from budwood.api import Capabilities, ConfigError, Contributions, Run, Seam
+from budwood_lerobot.config import DatasetConfig, EnvConfig, OfflineConfig
+from budwood_lerobot.devices import accelerator_of, check_single_process, device_of
+from budwood_lerobot.native import flat, train_config, without_arguments
 
 
 def capabilities() -> Capabilities:
@@ -30,4 +38,61 @@ def capabilities() -> Capabilities:
         "reward_combination": rows,
         "advantage": rows,
     }
-    return Capabilities(NAME, seams, refused, frozenset(("policy", "batch")))
+    return Capabilities("LeRobot offline", seams, refused, frozenset(("policy", "batch")))
+
+
+def build(run: Run, contributions: Contributions) -> Any:
+    """Dataset, policy, processors, optimiser and schedule of a run, made in LeRobot's own order, and their trainer."""
+    from lerobot.utils.random_utils import set_seed
+
+    from budwood_lerobot.blocks import assembled, datasets_of, policy_of
+    from budwood_lerobot.trainer import HeldOutTrainer, OfflineTrainer, may_reset
+
+    check_single_process()
+    config: OfflineConfig = run.trainer
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    pipeline = pipeline_of(run, config, given=contributions.wrap_dataset is not None)
+    accelerator = accelerator_of(pipeline.policy, run)
+    set_seed(run.seed, accelerator)
+    datasets = datasets_of(pipeline, contributions, named=run.config.get("dataset") is not None)
+    make = partial(policy_of, pipeline, datasets[0].meta, contributions)
+    blocks = assembled(pipeline, accelerator, make(), *datasets, contributions.loss_terms)
+    env = run.config.get("env")
+    evaluation = run.config.get("evaluation", {})
+    cls = HeldOutTrainer if env is None else OfflineTrainer
+    return cls(
+        blocks,
+        total_steps=config.total_steps,
+        fresh=make,
+        env=None if env is None else EnvConfig.model_validate(env),
+        may_reset=may_reset(contributions),
+        evaluation_seed=evaluation.get("seed", 0),
+        evaluated=(evaluation.get("every") or config.total_steps + 1) <= config.total_steps,
+    )
+
+
+def pipeline_of(run: Run, config: OfflineConfig, given: bool) -> Any:
+    """LeRobot's ``TrainPipelineConfig`` of this run, validated by LeRobot. ``given``: a plugin may bring the dataset."""
+    section = run.config.get("dataset")
+    if section is None and not given:
+        raise ConfigError(
+            "an offline run has no dataset to learn from",
+            where="dataset",
+            do="Write dataset: {repo_id: NAME, root: FOLDER}, or activate a plugin with build_dataset",
+        )
+    made = train_config(config.args)
+    if section is not None:
+        made.dataset = DatasetConfig.model_validate(section).native()
+    if run.config.get("env") is not None:
+        made.env = EnvConfig.model_validate(run.config["env"]).native()
+    made.policy = config.policy.native(device_of(run.device))
+    made.seed, made.steps, made.job_name = run.seed, config.total_steps, run.name
+    made.env_eval_freq = 0
+    made.output_dir = (run.folder or Path(tempfile.gettempdir())) / "lerobot"
+    try:
+        with without_arguments():
+            made.validate()
+    except (ValueError, FileExistsError) as error:
+        raise ConfigError(f"LeRobot refuses the configuration: {flat(error)}", where="trainer") from error
+    return made

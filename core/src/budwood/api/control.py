@@ -18,13 +18,14 @@ class Evaluation:
     """Episodes of the current policy with deterministic actions on fresh environments.
 
     ``returns`` (E,) sums of the environment's own reward, ``lengths`` (E,) in steps, ``env_steps`` spent, ``seed`` of the
-    environments.
+    environments. ``metrics``: what else a trainer measures, such as a success rate; logged under ``eval/``.
     """
 
     returns: Array
     lengths: Array
     env_steps: int
     seed: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class RunControl(Protocol):

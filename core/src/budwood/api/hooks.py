@@ -65,13 +65,14 @@ class Hooks:
 
     @hookspec
     def build_dataset(self, run: Run, role: str) -> Any | None:
-        """build. ``role`` is ``train`` or ``eval``. A ``datasets.Dataset``; None leaves what the configuration names. Asked
-        when the trainer is built, not before; a wrapper is passed over where there is nothing to wrap."""
+        """build. ``role`` is ``train`` or ``eval``. A ``datasets.Dataset``, or a ``LeRobotDataset``; None leaves what the
+        configuration names. Asked when the trainer is built, not before; a wrapper is passed over where there is nothing
+        to wrap."""
 
     @hookspec
     def build_model(self, run: Run) -> Any | None:
-        """build. A transformers model for the run's tokenizer; None leaves the one that the configuration names. Asked when
-        the trainer is built, as :meth:`build_dataset`."""
+        """build. A transformers model for the run's tokenizer, or a ``PreTrainedPolicy`` of LeRobot; None leaves the one that
+        the configuration names. Asked when the trainer is built, as :meth:`build_dataset`."""
 
     @hookspec
     def build_policy(self, run: Run) -> PolicyFactory | None:
