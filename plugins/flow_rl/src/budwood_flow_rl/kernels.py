@@ -103,7 +103,8 @@ class FlowSDE(Kernel):
     """The SDE that has the marginals of the ODE, sigma_t = a sqrt(t/(1-t)): Flow-GRPO (arXiv 2505.05470), piRL (2510.25889).
 
     With ``hybrid`` one step a row is stochastic, drawn uniformly, and the others follow the ODE. ``ignore_last`` keeps the
-    last step deterministic. One step alone is degenerate and refused.
+    last step deterministic. What deterministic steps add to the gradient is left out: it is not that of the expected reward,
+    though it points uphill. One step alone is degenerate and refused.
     """
 
     def __init__(
