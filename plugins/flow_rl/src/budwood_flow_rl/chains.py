@@ -22,15 +22,21 @@ LOG_2PI = math.log(2 * math.pi)
 
 @dataclass(frozen=True)
 class ChainLogProb:
-    """Log-densities and entropies per element (B, H, D), summed over the scored steps, and the steps' std (B, S, H, D).
+    """``steps`` (B, S, H, D) log-densities of the scored steps, ``start`` (B, H, D) of x_0 ~ N(0, I), ``entropy`` (B, H, D) of
+    all, and the steps' ``std`` (B, S, H, D).
 
-    A full chain has S stochastic steps and the term of x_0 ~ N(0, I); a hybrid one has the drawn step alone. An element
-    without noise counts 0.
+    A full chain has S stochastic steps; a hybrid one the drawn step alone, and ``start`` 0. An element without noise counts 0.
     """
 
-    elements: Tensor
+    steps: Tensor
+    start: Tensor
     entropy: Tensor
     std: Tensor
+
+    @property
+    def elements(self) -> Tensor:
+        """(B, H, D) log-density of each element's whole chain."""
+        return self.steps.sum(1) + self.start
 
 
 @dataclass(frozen=True)
@@ -120,11 +126,11 @@ def log_prob(field: FlowField, kernel: Kernel, chain: Chain, o: Any) -> ChainLog
 def _scored(kernel: Kernel, x: Tensor, mean: Tensor, std: Tensor, first: bool) -> ChainLogProb:
     """Of ``x`` (B, S+1, H, D) under S Gaussian steps; ``first`` adds that x[:, 0] ~ N(0, I)."""
     density, entropy = gaussian(precise(x[:, 1:]), mean, std, kernel.truncate)
-    density, entropy = density.sum(1), entropy.sum(1)
-    if first:
-        density = density - (precise(x[:, 0]) ** 2 + LOG_2PI) / 2
-        entropy = entropy + (1 + LOG_2PI) / 2
-    return ChainLogProb(density, entropy, std)
+    entropy = entropy.sum(1)
+    if not first:
+        return ChainLogProb(density, torch.zeros_like(entropy), entropy, std)
+    start = -(precise(x[:, 0]) ** 2 + LOG_2PI) / 2
+    return ChainLogProb(density, start, entropy + (1 + LOG_2PI) / 2, std)
 
 
 def gaussian(x: Tensor, mean: Tensor, std: Tensor, truncate: float | None = None) -> tuple[Tensor, Tensor]:

@@ -21,19 +21,20 @@ WIDE = 1e6
 
 @dataclass(frozen=True)
 class ChainShape:
-    """K ``steps``, H ``horizon``, C ``execute``; ``hybrid`` chains carry the drawn step as a last entry."""
+    """K ``steps``, H ``horizon``, C ``execute``; ``extra`` entries follow the chain: a hybrid one's drawn step, or the
+    log-probabilities of single steps."""
 
     steps: int
     horizon: int
     execute: int
-    hybrid: bool = False
+    extra: int = 0
 
     def size(self, action_dim: int) -> int:
-        return (self.steps + 1) * self.horizon * action_dim + self.hybrid
+        return (self.steps + 1) * self.horizon * action_dim + self.extra
 
     def action_dim(self, size: int) -> int:
         """D of a flattened chain of ``size`` entries."""
-        return (size - self.hybrid) // ((self.steps + 1) * self.horizon)
+        return (size - self.extra) // ((self.steps + 1) * self.horizon)
 
     def cut(self, chain: Array, action_dim: int) -> Array:
         """(A,) -> (C, D): the executed part of x_K."""

@@ -74,8 +74,24 @@ class FlowCPSConfig(Config):
     level: float = Field(default=0.5, gt=0, le=1, description="a in sin(pi a / 2)")
 
 
+class DDPMConfig(Config):
+    """Diffusion policies (DPPO), the peer of flows: ancestral sampling, whose noise is never below ``smallest``."""
+
+    name: Literal["ddpm"]
+    smallest: float = Field(default=0.1, gt=0, description="least standard deviation of a step, in normalised units")
+
+
 class ClipConfig(Config):
     """The clipped loss, on the log-ratio divided as ``reduction`` says."""
+
+    per: Literal["chain", "step"] | None = Field(
+        default=None,
+        description="what has a ratio: the chain, or each of its steps (DPPO, and Flow-SDE's full two-layer process); null: "
+        "step with ddpm and with flow_sde without hybrid, else chain",
+    )
+    discount: float = Field(
+        default=1.0, gt=0, le=1, description="with per: step, of the advantage for each step that is still to come"
+    )
 
     low: float | None = Field(default=None, gt=0, lt=1, description="eps below 1; null: 0.01 with mean_n, else 0.2")
     high: float | None = Field(default=None, gt=0, description="eps above 1; null: as low")
@@ -130,7 +146,7 @@ class ParityConfig(Config):
     zero_x0: bool = Field(default=False, description="the W2 term compares chains from zeros, not from noise")
 
 
-Kernel = NoisyEulerConfig | FlowSDEConfig | FlowCPSConfig
+Kernel = NoisyEulerConfig | FlowSDEConfig | FlowCPSConfig | DDPMConfig
 
 
 class FlowConfig(Config):
@@ -153,8 +169,8 @@ class FlowConfig(Config):
     )
     reduction: Literal["sum", "mean_n", "mean_k"] | None = Field(
         default=None,
-        description="divisor of the joint log-ratio before the clip: 1, all n entries, or the K + 1 steps; null: mean_n with "
-        "noisy_euler (ReinFlow), else sum (piRL)",
+        description="divisor of the log-ratio before the clip: 1, all n entries, or the K + 1 steps; null: mean_n with "
+        "noisy_euler (ReinFlow) and ddpm (DPPO), else sum (piRL)",
     )
     support: Literal["executed", "all"] = Field(
         default="all", description="entries of the chunk whose probability counts; the flow mixes them, so all"
@@ -172,7 +188,20 @@ class FlowConfig(Config):
 
     @property
     def reduced_by(self) -> Literal["sum", "mean_n", "mean_k"]:
-        return self.reduction or ("mean_n" if isinstance(self.kernel, NoisyEulerConfig) else "sum")
+        return self.reduction or ("mean_n" if isinstance(self.kernel, NoisyEulerConfig | DDPMConfig) else "sum")
+
+    @property
+    def extra(self) -> int:
+        """Entries of an action that follow its chain: log-probabilities of stochastic steps, or a hybrid chain's drawn step."""
+        if self.per_step:
+            return self.steps - isinstance(self.kernel, FlowCPSConfig)
+        return int(self.hybrid)
+
+    @property
+    def per_step(self) -> bool:
+        if self.clip.per is not None:
+            return self.clip.per == "step"
+        return isinstance(self.kernel, DDPMConfig) or (isinstance(self.kernel, FlowSDEConfig) and not self.hybrid)
 
     @property
     def clip_range(self) -> tuple[float, float]:
@@ -188,6 +217,14 @@ class FlowConfig(Config):
                 problems.append("kernel: flow_sde is degenerate with steps: 1; use noisy_euler, or more steps")
             if self.kernel.ignore_last and not self.kernel.hybrid:
                 problems.append("kernel.ignore_last: says which steps are drawn, and without hybrid all are stochastic")
+        if self.hybrid and self.clip.per == "step":
+            problems.append(
+                "clip.per: a hybrid chain has one stochastic step, so chain and step are the same; leave it out"
+            )
+        if not self.per_step and self.clip.discount != 1:
+            problems.append("clip.discount: discounts steps, and the ratio here is the chain's; set clip.per: step")
+        if isinstance(self.kernel, DDPMConfig) and self.init is None:
+            problems.append("kernel: ddpm moves a diffusion policy; name a saved one as init")
         if self.init is not None and self.family is not None:
             problems.append("family: describes a random flow, and init names a saved one, which brings its own")
         if not isinstance(self.kernel, NoisyEulerConfig) and self.parity.clamp_action:

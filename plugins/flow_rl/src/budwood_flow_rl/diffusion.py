@@ -106,3 +106,11 @@ class DDPM(Kernel):
         kept = now / below
         mean = (below.sqrt() * (1 - kept) * action + kept.sqrt() * (1 - below) * x) / (1 - now)
         return mean, ((1 - kept) * (1 - below) / (1 - now)).sqrt()
+
+
+def denoised(field: Any, o: Any, K: int, x0: Tensor) -> Tensor:
+    """From noise ``x0`` (B, H, D) to an action chunk without exploration; the steps' own small noise is left out too."""
+    kernel, x = DDPM(K), x0
+    for k in range(K):
+        x, _, _ = kernel.step_dist(field, x, torch.full((len(x),), k, device=x.device), o, noisy=False)
+    return x

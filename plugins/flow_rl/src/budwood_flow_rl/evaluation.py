@@ -11,6 +11,7 @@ import torch
 
 from budwood.api import Array, ConfigError
 from budwood_flow_rl import environments
+from budwood_flow_rl.diffusion import Diffusion, denoised
 from budwood_flow_rl.families import sample
 from budwood_flow_rl.saved import SavedFlow
 
@@ -82,13 +83,13 @@ def evaluate(
 def _actor(flow: SavedFlow, steps: int, seed: int) -> Callable[[Array], Array]:
     """Raw observations (n, O) -> chunks of raw actions (n, C, D)."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (flow.field.horizon, flow.field.action_dim)
+    shape, diffusion = (flow.field.horizon, flow.field.action_dim), isinstance(flow.field, Diffusion)
 
     def act(observations: Array) -> Array:
         o = flow.normalisation.observations.scale(torch.from_numpy(observations))
         x0 = torch.randn((len(o), *shape), generator=generator)
         with torch.no_grad():
-            sampled = sample(flow.field, o, steps, x0).clamp(-1.0, 1.0)
+            sampled = (denoised if diffusion else sample)(flow.field, o, steps, x0).clamp(-1.0, 1.0)
             actions: Array = flow.normalisation.actions.unscale(sampled[:, : flow.meta.chunk]).numpy()
         return actions
 

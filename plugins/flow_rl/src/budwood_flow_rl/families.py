@@ -59,7 +59,10 @@ class RectifiedFlow(MLPField):
         return {**super().arguments(), "time_sampling": self.time_sampling}
 
 
-FAMILIES: Mapping[str, type[nn.Module]] = {"rectified": RectifiedFlow, "shortcut": Shortcut, "diffusion": Diffusion}
+FAMILIES: Mapping[str, type[nn.Module]] = {"rectified": RectifiedFlow, "shortcut": Shortcut}
+"""The flows."""
+POLICIES: Mapping[str, type[nn.Module]] = {**FAMILIES, "diffusion": Diffusion}
+"""What can be pre-trained and saved: the flows, and their peer."""
 
 
 def sample(field: FlowField, o: Any, K: int, x0: Tensor) -> Tensor:

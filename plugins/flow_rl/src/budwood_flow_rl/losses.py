@@ -22,19 +22,20 @@ class FlowObjective:
     def __init__(self, config: FlowConfig) -> None:
         self.low, self.high = config.clip_range
         self.dual, self.clamp = config.clip.dual, config.parity.clamp_log_prob
+        self.discount = config.clip.discount
         self._seen: dict[str, list[float]] = defaultdict(list)
 
     def __call__(self, inputs: LossInputs) -> Tensor:
-        loss, metrics = ppo_loss(
-            inputs.log_prob,
-            inputs.old_log_prob,
-            inputs.advantages,
-            self.low,
-            self.high,
-            policy_of(inputs).divisor,
-            self.dual,
-            self.clamp,
-        )
+        policy = policy_of(inputs)
+        new, old, advantages = inputs.log_prob, inputs.old_log_prob, inputs.advantages
+        if policy.stored:
+            new, old = policy.step_log_prob.flatten(), policy.stored_log_prob(inputs.actions).flatten()
+            advantages = per_step(advantages, policy.stored, self.discount).flatten()
+        loss, metrics = ppo_loss(new, old, advantages, self.low, self.high, policy.divisor, self.dual, self.clamp)
+        if policy.stored:
+            with torch.no_grad():
+                joint = inputs.log_prob - inputs.old_log_prob
+                metrics |= {"joint_kl": (joint.expm1() - joint).mean(), "joint_ratio_worst": joint.expm1().abs().max()}
         if not self._seen:
             self._seen["first_ratio_worst"] = [float(metrics["joint_ratio_worst"])]
         for name, value in metrics.items():
@@ -47,7 +48,13 @@ class FlowObjective:
         return means
 
     def as_objective(self) -> Objective:
-        return Objective("flow_ppo", self, frozenset({"log_prob", "old_log_prob", "advantages", "policy"}))
+        return Objective("flow_ppo", self, frozenset({"actions", "log_prob", "old_log_prob", "advantages", "policy"}))
+
+
+def per_step(advantages: Tensor, steps: int, discount: float) -> Tensor:
+    """(B,) -> (B, K): the chunk's advantage for each of its steps, discounted by how far the step is from the action."""
+    ahead = torch.arange(steps - 1, -1, -1, device=advantages.device)
+    return advantages[:, None] * discount**ahead
 
 
 class W2:

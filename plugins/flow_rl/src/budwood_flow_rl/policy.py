@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from budwood_flow_rl.chains import Chain, flatten, log_prob, rollout, unflatten
+from budwood_flow_rl.chains import Chain, ChainLogProb, flatten, log_prob, rollout, unflatten
 from budwood_flow_rl.kernels import Kernel
 from budwood_flow_rl.reductions import Reduction, Support, divisor, joint
 
@@ -20,7 +20,8 @@ class FlowPolicy(nn.Module):
 
     The log-probability is the chain's joint one, so that a trainer's own KL is on the joint scale; the entropy is divided
     as the reduction says. ``scale`` is applied to observations first. ``frozen`` is a copy of the flow at the start, kept
-    for regularisers. While ``warming`` the critic alone gets gradients.
+    for regularisers. While ``warming`` the critic alone gets gradients. With ``per_step`` an action also carries the
+    log-probability of each of its steps, for a loss that clips every step by itself.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class FlowPolicy(nn.Module):
         x0: StartNoise = "random",
         critic_lr_scale: float = 1.0,
         warming: bool = False,
+        per_step: bool = False,
     ) -> None:
         super().__init__()
         self.field, self.kernel, self.critic, self.scale = field, kernel, critic, scale
@@ -44,8 +46,11 @@ class FlowPolicy(nn.Module):
         self.H, self.D = field.horizon, field.action_dim
         self.executed = executed or (self.H, self.D)
         self.support, self.x0, self.critic_lr_scale = support, x0, critic_lr_scale
-        self.divisor = divisor(reduction, kernel.noisy_steps, kernel.hybrid, support, self.H, self.D, *self.executed)
+        alone = kernel.hybrid or per_step
+        self.divisor = divisor(reduction, kernel.noisy_steps, alone, support, self.H, self.D, *self.executed)
         self.warming = warming
+        self.stored = kernel.noisy_steps if per_step else 0
+        self.step_log_prob = torch.zeros(0, self.stored)
         self.sampling_seconds = 0.0
         fixed = torch.randn((1, self.H, self.D), generator=torch.Generator().manual_seed(0))
         self.register_buffer("fixed_x0", fixed, persistent=False)
@@ -59,19 +64,21 @@ class FlowPolicy(nn.Module):
         o = self.seen(obs)
         value = self.value(obs)
         chain = rollout(self.field, self.kernel, o, self._start(len(value)) if deterministic else None, deterministic)
-        score = torch.zeros_like(value)
+        score, steps = torch.zeros_like(value), value.new_zeros(len(value), self.stored)
         if chain.log_prob is not None:
             score = joint(chain.log_prob.elements, self.support, self.executed)
+            steps = self._of_steps(chain.log_prob)
         if not deterministic:
             self.sampling_seconds += time.process_time() - began
-        return flatten(chain), score, value
+        return torch.cat([flatten(chain), steps], dim=1), score, value
 
     def evaluate(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """-> joint log-probability (B,), entropy (B,), value (B,)"""
+        """-> joint log-probability (B,), entropy (B,), value (B,); leaves that of single steps in ``step_log_prob`` (B, K)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.warming):
             found = log_prob(self.field, self.kernel, self.chain(actions), self.seen(obs))
             score = joint(found.elements, self.support, self.executed)
             entropy = joint(found.entropy, self.support, self.executed) / self.divisor
+            self.step_log_prob = self._of_steps(found)
         return score, entropy, self.value(obs)
 
     def value(self, obs: Any) -> Tensor:
@@ -84,7 +91,12 @@ class FlowPolicy(nn.Module):
         return self.chain(actions).actions[:, :C, :De]
 
     def chain(self, actions: Tensor) -> Chain:
-        return unflatten(actions, self.kernel.steps, self.H, self.D, self.kernel.hybrid)
+        own = actions.shape[1] - self.stored
+        return unflatten(actions[:, :own], self.kernel.steps, self.H, self.D, self.kernel.hybrid)
+
+    def stored_log_prob(self, actions: Tensor) -> Tensor:
+        """(B, K) log-probability of each step when the action was sampled."""
+        return actions[:, actions.shape[1] - self.stored :]
 
     def seen(self, obs: Any) -> Any:
         """The observation as the networks read it."""
@@ -109,6 +121,12 @@ class FlowPolicy(nn.Module):
             assert std is not None
             means.append(std.mean())
         return torch.stack(means)
+
+    def _of_steps(self, found: ChainLogProb) -> Tensor:
+        """(B, K) if steps are clipped one by one, else (B, 0)."""
+        if not self.stored:
+            return found.steps.new_zeros(len(found.steps), 0)
+        return joint(found.steps.flatten(0, 1), self.support, self.executed).reshape(-1, self.stored)
 
     def _start(self, rows: int) -> Tensor | None:
         """x_0 of an evaluation; None draws it anew."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from budwood.api import Array, CheckpointError, ConfigError
 from budwood_flow_rl import tensor_file
 from budwood_flow_rl.demonstrations import Demonstrations, windows
-from budwood_flow_rl.families import FAMILIES
+from budwood_flow_rl.families import POLICIES
 from budwood_flow_rl.normalisation import Normalisation
 from budwood_flow_rl.saved import Meta, save_flow
 
@@ -54,7 +54,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         allowed = {
-            "family": self.family in FAMILIES,
+            "family": self.family in POLICIES,
             "horizon": self.horizon >= 1,
             "chunk": self.chunk is None or 1 <= self.chunk <= self.horizon,
             "hidden": bool(self.hidden) and min(self.hidden) >= 1,
@@ -72,7 +72,7 @@ class Settings:
             raise ConfigError(
                 f"these settings are out of range: {', '.join(wrong)}",
                 where="pretrain",
-                do=f"Families are {', '.join(FAMILIES)}; a chunk is at most its horizon; shares lie between 0 and 1",
+                do=f"Families are {', '.join(POLICIES)}; a chunk is at most its horizon; shares lie between 0 and 1",
             )
 
     def rate(self, step: int) -> float:
@@ -212,7 +212,7 @@ class Pretraining:
         settings = self.settings
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            return FAMILIES[settings.family](
+            return POLICIES[settings.family](
                 obs_dim=demonstrations.observations.shape[1],
                 horizon=settings.horizon,
                 action_dim=demonstrations.actions.shape[1],

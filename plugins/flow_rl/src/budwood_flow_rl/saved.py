@@ -16,7 +16,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from budwood.api import CheckpointError
-from budwood_flow_rl.families import FAMILIES
+from budwood_flow_rl.families import POLICIES
 from budwood_flow_rl.normalisation import Normalisation
 from budwood_flow_rl.tensor_file import replace
 
@@ -111,10 +111,10 @@ def load_flow(folder: Path) -> SavedFlow:
         raise _refused(folder, f"it has format {facts['format']}, and this version reads format {FORMAT}")
     if facts["weights_sha256"] != hashlib.sha256(weights).hexdigest():
         raise _refused(folder, f"{WEIGHTS} was altered, or is not the one that {FACTS} was written with")
-    if facts["family"] not in FAMILIES:
-        raise _refused(folder, f"its family {facts['family']!r} is unknown; known are {', '.join(FAMILIES)}")
+    if facts["family"] not in POLICIES:
+        raise _refused(folder, f"its family {facts['family']!r} is unknown; known are {', '.join(POLICIES)}")
     try:
-        field = FAMILIES[facts["family"]](**facts["arguments"])
+        field = POLICIES[facts["family"]](**facts["arguments"])
         field.load_state_dict(load_tensors(weights))
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())

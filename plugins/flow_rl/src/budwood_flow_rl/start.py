@@ -12,8 +12,9 @@ import torch
 
 from budwood.api import Array, ConfigError, Run
 from budwood_flow_rl.chunks import ChainActions, ChainShape
-from budwood_flow_rl.config import FlowConfig, FlowCPSConfig, FlowSDEConfig
+from budwood_flow_rl.config import DDPMConfig, FlowConfig, FlowCPSConfig, FlowSDEConfig
 from budwood_flow_rl.critic import Critic
+from budwood_flow_rl.diffusion import DDPM, Diffusion
 from budwood_flow_rl.families import FAMILIES
 from budwood_flow_rl.kernels import FlowCPS, FlowSDE, Kernel, NoisyEuler
 from budwood_flow_rl.noise import SCHEDULES, NoiseNet
@@ -45,6 +46,7 @@ class Start:
         saved = load_flow(Path(self.config.init))
         env_id = self.env_id if saved.meta.env_id is not None else None
         saved.require("plugins.flow_rl.init", horizon=self.config.chunk.horizon, env_id=env_id)
+        self._check_kernel(saved.field)
         if self.obs_normalised:
             raise ConfigError(
                 "the saved flow scales observations by its demonstrations, and would read ones that are scaled already",
@@ -52,6 +54,21 @@ class Start:
                 do="Set it to false; rewards may be normalised",
             )
         return saved
+
+    def _check_kernel(self, field: Any) -> None:
+        diffusion, ddpm = isinstance(field, Diffusion), isinstance(self.config.kernel, DDPMConfig)
+        if diffusion != ddpm:
+            raise ConfigError(
+                f"{self.config.kernel.name} cannot step with a saved policy of the family {field.name}",
+                where="plugins.flow_rl.kernel",
+                do="Use ddpm for a diffusion policy, and another kernel for a flow",
+            )
+        if diffusion and field.steps != self.config.steps:
+            raise ConfigError(
+                f"the saved diffusion policy was trained with {field.steps} denoising steps, not {self.config.steps}",
+                where="plugins.flow_rl.steps",
+                do=f"Set it to {field.steps}",
+            )
 
     @cached_property
     def shape(self) -> ChainShape:
@@ -64,7 +81,7 @@ class Start:
                 where="plugins.flow_rl.chunk.execute",
                 do=f"Give at most {horizon}",
             )
-        return ChainShape(self.config.steps, horizon, execute, self.config.hybrid)
+        return ChainShape(self.config.steps, horizon, execute, self.config.extra)
 
     @property
     def action_data(self) -> tuple[Array, Array] | None:
@@ -103,6 +120,7 @@ class Start:
             x0=config.eval.x0,
             critic_lr_scale=config.critic.lr_scale,
             warming=config.schedule.critic_warmup > 0,
+            per_step=config.per_step,
         )
 
     def _random_field(self, obs_dim: int, action_dim: int) -> torch.nn.Module:
@@ -115,6 +133,8 @@ class Start:
         steps, kernel = self.config.steps, self.config.kernel
         if isinstance(kernel, FlowSDEConfig):
             return FlowSDE(steps, kernel.level, kernel.hybrid, kernel.ignore_last)
+        if isinstance(kernel, DDPMConfig):
+            return DDPM(steps, kernel.smallest)
         if isinstance(kernel, FlowCPSConfig):
             return FlowCPS(steps, kernel.level)
         low, high = SCHEDULES[self.config.schedule.noise](0.0, *kernel.sigma)
