@@ -58,7 +58,7 @@ class FlowCallback(RunCallback):
             "env_steps": self.env_steps_before + counters["env_steps"],
             "saturation": new["saturated"] / new["decisions"],
             "cpu/physics": new["physics"],
-            "cpu/sampling": new["sampling"],
+            "cpu/sampling": new["sampling"] if new["sampling"] >= 0 else counters["sampling"],  # a policy made anew
             "sigma_mean": float(np.mean(steps)),
             **{f"sigma/step_{k}": sigma for k, sigma in enumerate(steps)},
         }

@@ -55,6 +55,8 @@ class ActionScale:
         self.shape, self.dtype = space.shape, space.dtype
         bounded = np.isfinite(self.low) & np.isfinite(self.high)
         low, high = np.where(bounded, self.low, -1.0), np.where(bounded, self.high, 1.0)
+        self.centre: Array
+        self.radius: Array
         self.centre, self.radius = data if data is not None else ((low + high) / 2, (high - low) / 2)
         self.limit = np.where(bounded | (data is not None), 1.0, np.inf)
 

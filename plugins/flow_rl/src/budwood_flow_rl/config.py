@@ -36,7 +36,7 @@ class ChunkConfig(Config):
 class NoisyEulerConfig(Config):
     """ReinFlow and Flow-Noise: x + d v + sigma z at every step, sigma from a network that learns with the policy."""
 
-    name: Literal["noisy_euler"]
+    name: Literal["noisy_euler"] = Field(description="learned noise at every step")
     sigma: list[float] = Field(
         default=[0.10, 0.24], min_length=2, max_length=2, description="range of sigma, in normalised units"
     )
@@ -59,7 +59,7 @@ class NoisyEulerConfig(Config):
 class FlowSDEConfig(Config):
     """piRL's Flow-SDE: the flow's ODE as an SDE with the same marginals, std sqrt(d) a sqrt(t / (1 - t))."""
 
-    name: Literal["flow_sde"]
+    name: Literal["flow_sde"] = Field(description="an SDE in place of the ODE")
     level: float = Field(default=0.5, gt=0, description="a, how much noise; 0.5 in the released configurations")
     hybrid: bool = Field(
         default=True, description="one stochastic step a chunk, drawn for each environment; the others follow the ODE"
@@ -70,7 +70,7 @@ class FlowSDEConfig(Config):
 class FlowCPSConfig(Config):
     """Coefficient-preserving sampling: noise in place of part of the old noise."""
 
-    name: Literal["flow_cps"]
+    name: Literal["flow_cps"] = Field(description="noise for noise")
     level: float = Field(default=0.5, gt=0, le=1, description="a in sin(pi a / 2)")
 
 
@@ -135,6 +135,9 @@ class EvalConfig(Config):
 
     x0: Literal["random", "zeros", "fixed"] = Field(
         default="random", description="where chains begin: random noise, zeros, or one draw kept for all"
+    )
+    film: bool = Field(
+        default=False, description="render an episode before and after training into the run's folder, as GIF"
     )
 
 
@@ -212,11 +215,10 @@ class FlowConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         problems = []
-        if isinstance(self.kernel, FlowSDEConfig):
-            if self.steps == 1:
-                problems.append("kernel: flow_sde is degenerate with steps: 1; use noisy_euler, or more steps")
-            if self.kernel.ignore_last and not self.kernel.hybrid:
-                problems.append("kernel.ignore_last: says which steps are drawn, and without hybrid all are stochastic")
+        if self.steps == 1 and isinstance(self.kernel, FlowSDEConfig | FlowCPSConfig):
+            problems.append(f"kernel: {self.kernel.name} is degenerate with steps: 1; use noisy_euler, or more steps")
+        if isinstance(self.kernel, FlowSDEConfig) and self.kernel.ignore_last and not self.kernel.hybrid:
+            problems.append("kernel.ignore_last: says which steps are drawn, and without hybrid all are stochastic")
         if self.hybrid and self.clip.per == "step":
             problems.append(
                 "clip.per: a hybrid chain has one stochastic step, so chain and step are the same; leave it out"

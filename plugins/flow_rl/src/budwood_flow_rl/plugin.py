@@ -81,7 +81,15 @@ class FlowRL:
     def callbacks(self, run: Run) -> Iterable[RunCallback]:
         from budwood_flow_rl.callback import FlowCallback
 
-        return [FlowCallback(run.section, self._loss(run), lambda: self._model)]
+        def model() -> Any:
+            return self._model
+
+        made: list[RunCallback] = [FlowCallback(run.section, self._loss(run), model)]
+        if run.section.eval.film and run.folder is not None:
+            from budwood_flow_rl.film import Film
+
+            made.append(Film(self._started(run), run.config["env"].get("args", {}), run.folder, run.seed, model))
+        return made
 
     @hookimpl
     def report_sections(self, run: Run, history: History) -> Iterable[ReportSection]:

@@ -6,6 +6,7 @@ from them earns about half of what there is; one that keeps its skill and drops 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -13,17 +14,18 @@ import numpy as np
 
 from budwood.api import Array, StateTree
 from budwood_flow_rl.demonstrations import Demonstrations, concatenated
+from budwood_flow_rl.pretraining import Pretraining, Settings
 
 STEPS = 8
 """Environment steps of an episode: two chunks of four."""
 SPEED = 0.25
 MODES = np.array([[-1.0, 0.0], [1.0, 0.0]])
-WIDTH = 0.3
+WIDTH = 0.4
 
 
 class TwoModes(gym.Env[Array, Array]):
     """Observation (x, y, part of the episode gone); action (2,) in [-1, 1], a velocity. At the end the reward is
-    exp(-|p - (1, 0)|^2 / (2 0.3^2)), before it 0."""
+    exp(-|p - (1, 0)|^2 / (2 0.4^2)), before it 0."""
 
     metadata = {  # noqa: RUF012
         "render_modes": ["rgb_array"],
@@ -72,7 +74,7 @@ class TwoModes(gym.Env[Array, Array]):
 
 
 def demonstrations(episodes: int = 400, seed: int = 0) -> Demonstrations:
-    """Straight walks to a mode drawn with equal odds, each step off by N(0, 0.1^2)."""
+    """Straight walks to a mode drawn with equal odds, each step off by N(0, 0.05^2)."""
     rng = np.random.default_rng(seed)
     env = TwoModes()
     walks: list[tuple[Array, Array, Array | None]] = []
@@ -82,7 +84,7 @@ def demonstrations(episodes: int = 400, seed: int = 0) -> Demonstrations:
         obs, _ = env.reset(seed=seed if episode == 0 else None)
         for time in range(STEPS):
             left = (mode - env.place) / (SPEED * (STEPS - time))
-            action = np.clip(left + rng.normal(0.0, 0.1, 2), -1.0, 1.0).astype(np.float32)
+            action = np.clip(left + rng.normal(0.0, 0.05, 2), -1.0, 1.0).astype(np.float32)
             observations.append(obs)
             actions.append(action)
             obs, reward, *_ = env.step(action)
@@ -95,3 +97,9 @@ def demonstrations(episodes: int = 400, seed: int = 0) -> Demonstrations:
         env_id="budwood_flow_rl.point:TwoModes",
         about={"source": "scripted walks to both modes", "seed": seed},
     )
+
+
+def pretrain(folder: Path, walks: Demonstrations, seed: int = 0, steps: int = 1500) -> None:
+    """A small flow cloned from ``walks`` into ``folder``."""
+    settings = Settings(horizon=4, hidden=(64, 64, 64), steps=steps, batch=128, held_out=0.0, seed=seed)
+    Pretraining(folder, walks, settings).run()

@@ -57,6 +57,8 @@ def _text(config: FlowConfig, history: History) -> Iterable[str]:
     )
     if config.init is None:
         yield "The flow started from random weights."
+    if config.eval.film:
+        yield "An episode before training and one after it are beside this page: rollout_before.gif, rollout_after.gif."
     if "eval/return_mean" in history:
         _, returns = history["eval/return_mean"]
         yield f"Without noise the first evaluation earned {returns[0]:.4g} and the last {returns[-1]:.4g}."

@@ -1,0 +1,289 @@
+"""Whole runs of the plugin: learning, stopping, resuming, refusing, composing, and what it leaves in the report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+pytest.importorskip("budwood_sb3")
+
+from budwood import resume, run
+from budwood.api import BindingError, CheckpointError, ConfigError
+from budwood.testing import check_plugin
+from budwood_flow_rl import point
+from budwood_flow_rl.callback import FlowCallback
+from budwood_flow_rl.config import FlowConfig
+from budwood_flow_rl.noise import const_schedule_itr
+from budwood_flow_rl.report import sections
+from budwood_flow_rl.saved import load_flow
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).parents[3]
+KERNELS = {"noise": {"name": "noisy_euler"}, "sde": {"name": "flow_sde"}}
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory) -> Path:
+    """A flow cloned from walks to both modes."""
+    folder = tmp_path_factory.mktemp("flow")
+    point.pretrain(folder, point.demonstrations())
+    return folder
+
+
+def config(flow: Path, output: Path, total=10_240, every=1_024, **section):
+    """The shipped configuration of the point task."""
+    made = yaml.safe_load((ROOT / "configs" / "flow_rl" / "point.yaml").read_text())
+    made["trainer"]["total_timesteps"] = total
+    made["plugins"]["flow_rl"] |= {"init": str(flow), **section}
+    return {
+        **made,
+        "output": str(output),
+        "device": "cpu",
+        "evaluation": {"every": every, "episodes": 100 if every else 0},
+        "tracking": {"enabled": False},
+    }
+
+
+def logged(result, clocks=False) -> dict[tuple[int, str], float]:
+    """(step, name) -> value of everything that does not measure time."""
+    numbers = {}
+    for line in Path(result.paths["events"]).read_text().splitlines():
+        event = json.loads(line)
+        if event["kind"] == "metrics":
+            numbers |= {(event["step"], name): value for name, value in event["data"].items()}
+    return {key: value for key, value in numbers.items() if clocks or not key[1].startswith(("time/", "flow_rl/cpu/"))}
+
+
+def series(result, name) -> list[float]:
+    return [value for (_, key), value in sorted(logged(result, clocks=True).items()) if key == name]
+
+
+def parameters(result):
+    from stable_baselines3 import PPO
+
+    return PPO.load(result.paths["native"], device="cpu").policy.state_dict()
+
+
+def test_contract(flow):
+    for section in ({}, {"init": str(flow), "kernel": {"name": "flow_sde"}, "regularisers": {"w2": 0.1, "bc": 0.1}}):
+        assert [finding for finding in check_plugin("flow_rl", section) if finding.level != "ok"] == []
+
+
+def test_importing_the_plugin_is_light():
+    heavy = ("torch", "gymnasium", "stable_baselines3", "lerobot", "mlflow")
+    code = f"import sys, budwood_flow_rl.plugin; print(set({heavy}) & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "set()"
+
+
+# ---- T15: learning -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_flow_of_two_modes_learns_which_one_is_rewarded(flow, tmp_path, kernel):
+    result = run(config(flow, tmp_path, kernel=KERNELS[kernel]))
+    returns = series(result, "eval/return_mean")
+    assert 0.3 < returns[0] < 0.6, "the clone earns about half"
+    assert returns[-1] > 0.9
+    assert max(series(result, "flow_rl/first_ratio_worst")) <= 1e-4
+    assert result.metrics["flow_rl/env_steps"] == 4 * 10_240
+    spent = {part: sum(series(result, f"flow_rl/cpu/{part}")) for part in ("physics", "sampling", "update")}
+    assert all(seconds > 0 for seconds in spent.values())
+    assert sum(spent.values()) < 60
+    page = Path(result.paths["report"]).read_text()
+    for text in ("Flow policy", "Return with noise and without", "Noise of each step", "Joint KL", "CPU time"):
+        assert text in page
+    assert result.metrics["flow_rl/return_without_noise"] > result.metrics["flow_rl/return_with_noise"] > 0.8
+
+
+def test_an_actor_without_a_learning_rate_does_not_move(flow, tmp_path):
+    still = config(flow, tmp_path, total=2_048)
+    still["trainer"]["args"]["learning_rate"] = 0.0
+    frozen, kept = run(still), load_flow(flow).field.state_dict()
+    warming = run(config(flow, tmp_path, total=4_096, schedule={"critic_warmup": 100}))
+    for result in (frozen, warming):
+        learnt = parameters(result)
+        assert all(learnt[f"network.field.{name}"].equal(tensor) for name, tensor in kept.items())
+        assert max(series(result, "eval/return_mean")) < 0.65
+        assert max(series(result, "flow_rl/joint_kl")) < 1e-6
+    critic = "network.critic.net.first.weight"
+    assert not parameters(warming)[critic].equal(parameters(frozen)[critic]), "the critic alone has learnt"
+
+
+# ---- what changes over a run, and goes on after it was cut off ---------------------------------------------------------
+
+CHANGING = {
+    "kernel": {"name": "noisy_euler", "sigma": [0.05, 0.25]},
+    "schedule": {"noise": "learn_decay", "critic_warmup": 1},
+    "regularisers": {"w2": 0.01},
+}
+
+
+def crash_in_iteration(monkeypatch, number):
+    """The process dies after a rollout, before its update is over: what follows the last checkpoint is lost."""
+    original = FlowCallback.on_rollout_end
+
+    def dying(self, control, rollout):
+        if self.iterations == number:
+            raise KeyboardInterrupt
+        original(self, control, rollout)
+
+    monkeypatch.setattr(FlowCallback, "on_rollout_end", dying)
+    return lambda: monkeypatch.setattr(FlowCallback, "on_rollout_end", original)
+
+
+@pytest.mark.parametrize("section", [CHANGING, {"kernel": {"name": "flow_sde"}}], ids=["noise", "sde"])
+def test_a_run_that_was_killed_goes_on_bit_for_bit(flow, tmp_path, monkeypatch, section):
+    def made(folder):
+        return {**config(flow, tmp_path / folder, total=3_072, **section), "checkpoint": {"every": 512, "keep": 2}}
+
+    whole = run(made("whole"))
+    restored = crash_in_iteration(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        run(made("parts"))
+    restored()
+    (folder,) = (tmp_path / "parts").iterdir()
+    resumed = resume(str(folder))
+    assert logged(resumed) == logged(whole)
+    kept, straight = parameters(resumed), parameters(whole)
+    assert kept.keys() == straight.keys()
+    assert all(tensor.equal(kept[name]) for name, tensor in straight.items())
+    if section is CHANGING:
+        assert "network.frozen.net.first.weight" in kept
+        assert series(whole, "flow_rl/warming") == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_the_range_of_the_noise_follows_its_schedule(flow, tmp_path):
+    made = config(flow, tmp_path, total=2_048, every=None, schedule={"noise": "const_schedule_itr", "critic_warmup": 0})
+    sigmas = series(run(made), "flow_rl/sigma_mean")
+    expected = [const_schedule_itr(progress, 0.10, 0.24)[0] for progress in (0.0, 0.25, 0.5, 0.75)]
+    assert len(set(expected)) == 4
+    np.testing.assert_allclose(sigmas, expected, rtol=1e-5)
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def refused(kind, made, *parts):
+    with pytest.raises(kind) as raised:
+        run(made)
+    text = str(raised.value)
+    for part in parts:
+        assert part in text, text
+    assert len(text.splitlines()) == 1 or raised.value.problems
+
+
+def test_flows_that_do_not_fit_are_refused_before_anything_is_trained(flow, tmp_path):
+    def changed(section=None, **env):
+        made = config(flow, tmp_path / "none", total=512, every=None, **(section or {}))
+        made["env"] |= env
+        return made
+
+    refused(
+        CheckpointError, changed({"chunk": {"horizon": 8}}), "plugins.flow_rl.init", "horizon is 4 there and 8 here"
+    )
+    refused(CheckpointError, changed(id="Pendulum-v1"), "env_id is budwood_flow_rl.point:TwoModes there")
+    refused(ConfigError, changed({"chunk": {"execute": 5}}), "5 actions cannot be executed of the 4")
+    refused(ConfigError, changed(normalize={"obs": True}), "env.normalize.obs", "scaled already")
+    refused(CheckpointError, changed({"init": str(tmp_path / "nowhere")}), "nowhere", "budwood flow-rl pretrain")
+    assert not list((tmp_path / "none").glob("*/status.json")), "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"kernel": {"name": "flow_sde"}, "steps": 1}, "flow_sde is degenerate with steps: 1; use noisy_euler"),
+        ({"kernel": {"name": "noisy_euler", "sigma": [0.2, 0.1]}}, "sigma: needs 0 < lowest <= highest"),
+        ({"family": {"name": "shortcut"}}, "init names a saved one, which brings its own"),
+        ({"kernel": {"name": "flow_sde"}, "schedule": {"noise": "const"}}, "flow_sde has none"),
+        ({"kernel": {"name": "flow_sde", "hybrid": False, "ignore_last": True}}, "without hybrid all are stochastic"),
+        (
+            {"kernel": {"name": "flow_cps"}, "parity": {"clamp_action": True}},
+            "whose kernel is noisy_euler, not flow_cps",
+        ),
+        ({"chunk": {"horizon": 2, "execute": 4}}, "4 actions cannot be executed of 2 predicted"),
+    ],
+)
+def test_sections_that_contradict_themselves(flow, tmp_path, section, message):
+    refused(ConfigError, config(flow, tmp_path, **section), "plugins.flow_rl", message)
+
+
+def test_other_trainers_and_environments(flow, tmp_path):
+    made = config(flow, tmp_path, total=512)
+    refused(BindingError, made | {"trainer": {"kind": "sb3", "algo": "sac", "total_timesteps": 512}}, "cannot bind")
+    free = made | {"plugins": {"flow_rl": {}}}
+    refused(BindingError, free | {"env": {"id": "CartPole-v1"}}, "env.id", "Discrete(2)")
+
+
+def test_a_checkpoint_of_another_flow_is_refused(flow, tmp_path):
+    first = run(config(flow, tmp_path, total=512, every=None))
+    with pytest.raises((CheckpointError, ConfigError)) as raised:
+        resume(first.paths["folder"], ["trainer.total_timesteps=1_024", "plugins.flow_rl.steps=2"])
+    assert "\n" not in str(raised.value)
+
+
+# ---- beside another plugin ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("execute", [1, 2])
+def test_rewards_are_shaped_under_a_flow_policy(tmp_path, execute):
+    pytest.importorskip("budwood_reward_shaping")
+    shaping = {
+        "terms": ["speed", "effort"],
+        "criteria": ["distance"],
+        "outer": {"steps": 2, "inner_iterations": 2, "rollouts": 1, "episodes": 2},
+        "weights": {"w_task": 1.0, "scale": None},
+        "task_mode": "fraction",
+    }
+    section = {"family": {"hidden": [16, 16, 16]}, "chunk": {"horizon": 2, "execute": execute}}
+    made = {
+        "name": "both",
+        "trainer": {
+            "kind": "sb3",
+            "algo": "ppo",
+            "total_timesteps": 800,
+            "args": {"n_steps": 50, "batch_size": 50, "n_epochs": 2},
+        },
+        "env": {"id": "budwood_reward_shaping.reach_budget:ReachBudget", "n_envs": 4},
+        "plugins": {"reward_shaping": shaping, "flow_rl": section},
+        "output": str(tmp_path),
+        "device": "cpu",
+        "tracking": {"enabled": False},
+        "evaluation": {"every": None, "episodes": 0},
+    }
+    result = run(made)
+    assert {"reward_shaping/P", "flow_rl/joint_kl"} <= result.metrics.keys()
+    assert result.status == "finished"
+
+
+def test_films_show_an_episode_before_and_after_and_change_nothing(flow, tmp_path):
+    from PIL import Image
+
+    plain, filmed = (
+        run(config(flow, tmp_path / str(film), total=512, every=None, eval={"film": film})) for film in (False, True)
+    )
+    folder = Path(filmed.paths["folder"])
+    for name in ("rollout_before.gif", "rollout_after.gif"):
+        with Image.open(folder / name) as film:
+            assert (film.n_frames, film.size) == (3, (96, 96)), "the first state and two decisions"
+    assert "rollout_after.gif" in Path(filmed.paths["report"]).read_text()
+    assert all(tensor.equal(parameters(filmed)[name]) for name, tensor in parameters(plain).items())
+
+
+def test_the_readme_explains_every_key():
+    table = (ROOT / "plugins" / "flow_rl" / "README.md").read_text()
+    for name, field in FlowConfig.model_fields.items():
+        (row,) = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
+        inner = getattr(field.annotation, "model_fields", {})
+        assert all(key in row for key in inner), (name, set(inner))
+
+
+def test_no_section_without_an_iteration():
+    assert sections(FlowConfig(), {}) == []
