@@ -159,6 +159,17 @@ def test_rewrites_do_not_narrow_an_interval():
     assert copied.n == 600
 
 
+def test_runs_and_questions_are_drawn_alike():
+    """a_s + b_q: the variance of the mean is that of a over S plus that of b over Q, as for two samples drawn apart."""
+    rng = np.random.default_rng(2)
+    runs, questions = rng.normal(size=30), 2 * rng.normal(size=200)
+    found = estimate(range(200), runs[:, None] + questions)
+    half = 1.96 * (runs.var() / 30 + questions.var() / 200) ** 0.5
+    assert found.mean == pytest.approx(runs.mean() + questions.mean())
+    assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half), abs=0.03)
+    assert found.n == 200
+
+
 def test_a_summary_is_seeded_and_leaves_out_what_does_not_apply():
     rows = [Scored(str(i), str(i), {"a": i**0.5, "b": None if i else 1.0}) for i in range(50)]
     assert summarise(rows) == summarise(rows)

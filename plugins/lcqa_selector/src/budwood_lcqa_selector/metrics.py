@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from budwood.api import Array
+
 DRAWS = 2000
 
 
@@ -77,15 +79,21 @@ def summarise(scored: Sequence[Scored], seed: int = 0, draws: int = DRAWS) -> di
     return found
 
 
-def estimate(roots: Sequence[str], values: Sequence[float], seed: int = 0, draws: int = DRAWS) -> Estimate:
-    """mean_i v_i; a draw takes R roots with replacement and is sum_r sum(v of r) / sum_r count(r)."""
+def estimate(
+    roots: Sequence[str] | Sequence[int], values: Array | Sequence[float], seed: int = 0, draws: int = DRAWS
+) -> Estimate:
+    """Mean of ``values`` (n,), or (S, n) of S runs on the same rows, with the interval of a bootstrap over runs and roots.
+
+    A draw takes S runs and R roots with replacement and is sum_s sum_r sum(v_s of r) / (S sum_r count(r)).
+    """
     _, group = np.unique(np.asarray(roots), return_inverse=True)
-    sums = np.bincount(group, weights=np.asarray(values, dtype=np.float64))  # (R,)
+    runs = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    sums = np.stack([np.bincount(group, weights=run) for run in runs])  # (S, R)
     counts = np.bincount(group)  # (R,)
     rng = np.random.default_rng(seed)
     means = np.empty(draws)
     for i in range(draws):
-        drawn = rng.integers(len(sums), size=len(sums))
-        means[i] = sums[drawn].sum() / counts[drawn].sum()
+        drawn_runs, drawn = rng.integers(len(sums), size=len(sums)), rng.integers(len(counts), size=len(counts))
+        means[i] = sums[np.ix_(drawn_runs, drawn)].sum() / (len(sums) * counts[drawn].sum())
     low, high = np.quantile(means, [0.025, 0.975])
-    return Estimate(float(sums.sum() / counts.sum()), float(low), float(high), len(values))
+    return Estimate(float(sums.sum() / (len(sums) * counts.sum())), float(low), float(high), runs.shape[1])

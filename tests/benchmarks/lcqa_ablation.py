@@ -1,6 +1,6 @@
 """The paper's ablations on fact chains, with the selector head as the policy.
 
-python -m budwood_lcqa_selector.ablation docs/methods/lcqa_selector --seeds 5
+OMP_NUM_THREADS=1 python tests/benchmarks/lcqa_ablation.py docs/methods/lcqa_selector --seeds 5
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import lcqa_tables
 import numpy as np
 
 from budwood.api import Array
@@ -18,7 +19,6 @@ from budwood_lcqa_selector import evaluation
 from budwood_lcqa_selector.baselines import Chosen, full, ranker, topk
 from budwood_lcqa_selector.head import SelectorHead
 from budwood_lcqa_selector.head_training import Course, Data, Training, train
-from budwood_lcqa_selector.intervals import interval
 from budwood_lcqa_selector.records import Choice, PoolRow
 from budwood_lcqa_selector.stages import PRECISION, RECALL
 from budwood_lcqa_selector.worlds import fact_chain, follow
@@ -42,6 +42,11 @@ VARIANTS = {
     "full, as printed": Variant(replace(FULL, mode="paper")),
     "no first stage, as printed": Variant(replace(FULL, mode="paper", stages=(PRECISION,))),
 }
+PAIRS = (
+    *(("full", name) for name in ("BM25, top 2", "no rationale", "no redundancy term", "no first stage")),
+    ("full, as printed", "no first stage, as printed"),
+    ("full, as printed", "full"),
+)
 MEASURES = ("evidence_recall", "evidence_precision", "evidence_f1", "exact_set", "size", "kept", "answered")
 
 
@@ -97,16 +102,8 @@ def study(pool: int, seeds: int) -> tuple[dict[str, Array], dict[tuple[str, int]
 def write(folder: Path, pool: int, seeds: int) -> None:
     arms, courses, seconds = study(pool, seeds)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"ablation_pool{pool}.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(
-            ["arm", "seeds", "questions", *(f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high")), "cpu_s"]
-        )
-        for name, values in arms.items():
-            cells = [
-                f"{x:.4f}" for i in range(len(MEASURES)) for x in (values[..., i].mean(), *interval(values[..., i]))
-            ]
-            table.writerow([name, *values.shape[:2], *cells, f"{seconds[name]:.1f}" if name in seconds else ""])
+    lcqa_tables.write(folder / f"ablation_pool{pool}.csv", arms, MEASURES, seconds)
+    lcqa_tables.write_pairs(folder / f"ablation_pairs_pool{pool}.csv", arms, PAIRS, MEASURES)
     with (folder / f"courses_pool{pool}.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["arm", "seed", "step", "stage", "reward", "coverage", "size", "groups_without_spread"])

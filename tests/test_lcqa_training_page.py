@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections import defaultdict
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from budwood_lcqa_selector.ablation import FULL, TESTED, VARIANTS
-from budwood_lcqa_selector.hotpotqa import MEASURES, PAIRS
-from budwood_lcqa_selector.study_table import table
-
-FOLDER = Path(__file__).parents[3] / "docs" / "methods" / "lcqa_selector"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "methods" / "lcqa_selector"
 PAGE = FOLDER / "training.md"
 TABLES = ("ablation_pool10", "ablation_pool30", "hotpotqa", "hotpotqa_pairs")
+
+sys.path.append(str(ROOT / "tests" / "benchmarks"))
+ablation, hotpotqa, tables = map(import_module, ("lcqa_ablation", "lcqa_hotpotqa", "lcqa_tables"))
+sys.path.pop()
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -33,20 +36,20 @@ def quoted(row: dict[str, str], measure: str, digits: int = 2) -> str:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_are_those_of_the_files(name):
-    assert "\n".join(table(FOLDER / f"{name}.csv")) in PAGE.read_text()
+    assert "\n".join(tables.table(FOLDER / f"{name}.csv")) in PAGE.read_text()
 
 
 @pytest.mark.parametrize("pool", [10, 30])
 def test_every_training_is_there(pool):
     arms = {row["arm"]: row for row in rows(f"ablation_pool{pool}")}
-    assert set(VARIANTS) <= set(arms)
-    assert {arms[name]["seeds"] for name in VARIANTS} == {"5"}
-    assert {row["questions"] for row in arms.values()} == {str(TESTED)}
+    assert set(ablation.VARIANTS) <= set(arms)
+    assert {arms[name]["seeds"] for name in ablation.VARIANTS} == {"5"}
+    assert {row["questions"] for row in arms.values()} == {str(ablation.TESTED)}
     courses = defaultdict(list)
     for row in rows(f"courses_pool{pool}"):
         courses[row["arm"], row["seed"]].append(int(row["step"]))
-    assert set(courses) == {(name, str(seed)) for name in VARIANTS for seed in range(5)}
-    assert all(steps == list(range(10, FULL.steps + 1, 10)) for steps in courses.values())
+    assert set(courses) == {(name, str(seed)) for name in ablation.VARIANTS for seed in range(5)}
+    assert all(steps == list(range(10, ablation.FULL.steps + 1, 10)) for steps in courses.values())
 
 
 def test_what_the_page_claims_of_pools_of_ten():
@@ -120,7 +123,7 @@ def test_the_dead_first_stage_is_quoted_as_it_went():
     last = max(int(row["step"]) for row in first)
     ends = [row for row in first if int(row["step"]) == last]
     assert len(ends) == 5, "the stage ends at the same step with every seed"
-    assert last < FULL.stages[0].max_steps, "so a plateau ended it"
+    assert last < ablation.FULL.stages[0].max_steps, "so a plateau ended it"
     sizes, flat, rewards = (
         sorted(float(row[name]) for row in ends) for name in ("size", "groups_without_spread", "reward")
     )
@@ -150,8 +153,8 @@ def test_differences_on_hotpotqa_are_quoted_as_measured():
 
 def test_differences_are_those_of_the_arms():
     arms, pairs = ({row["arm"]: row for row in rows(name)} for name in ("hotpotqa", "hotpotqa_pairs"))
-    assert set(pairs) == {f"{one} minus {other}" for one, other in PAIRS}
-    for one, other in PAIRS:
-        for measure in MEASURES:
+    assert set(pairs) == {f"{one} minus {other}" for one, other in hotpotqa.PAIRS}
+    for one, other in hotpotqa.PAIRS:
+        for measure in hotpotqa.MEASURES:
             gap = float(arms[one][measure]) - float(arms[other][measure])
             assert float(pairs[f"{one} minus {other}"][measure]) == pytest.approx(gap, abs=2e-4)

@@ -1,24 +1,23 @@
 """The selector head on HotpotQA, against BM25 at the same number of tokens, question by question.
 
-python -m budwood_lcqa_selector.hotpotqa hotpotqa_distractor_100.jsonl docs/methods/lcqa_selector --seeds 5
+OMP_NUM_THREADS=1 python tests/benchmarks/lcqa_hotpotqa.py hotpotqa_distractor_100.jsonl docs/methods/lcqa_selector --seeds 5
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from pathlib import Path
 
+import lcqa_tables
 import numpy as np
+from lcqa_ablation import FULL
 
 from budwood.api import Array
 from budwood_lcqa_selector import evaluation
-from budwood_lcqa_selector.ablation import FULL
 from budwood_lcqa_selector.baselines import Chosen, adaptive_k, budgeted, full, oracle, ranker, topk
 from budwood_lcqa_selector.head import SelectorHead
 from budwood_lcqa_selector.head_training import Data, train
-from budwood_lcqa_selector.intervals import interval, write_pairs
 from budwood_lcqa_selector.judges import contains
 from budwood_lcqa_selector.loaders import load
 from budwood_lcqa_selector.records import Choice, PoolRow
@@ -88,17 +87,8 @@ def main() -> None:
     rows = list(load(given.data, "shipped"))
     arms, seconds = study(rows, given.seeds)
     given.folder.mkdir(parents=True, exist_ok=True)
-    with (given.folder / "hotpotqa.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["arm", "seeds", "questions", *(f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high"))])
-        for name, values in arms.items():
-            cells: list[str] = []
-            for i in range(len(MEASURES)):
-                known = values[..., i][:, ~np.isnan(values[0, :, i])]
-                cells += [f"{x:.4f}" for x in (known.mean(), *interval(known))]
-            table.writerow([name, *values.shape[:2], *cells])
-            print(f"{name}: " + ", ".join(f"{m} {np.nanmean(values[..., i]):.3f}" for i, m in enumerate(MEASURES)))
-    write_pairs(given.folder / "hotpotqa_pairs.csv", arms, PAIRS, MEASURES)
+    lcqa_tables.write(given.folder / "hotpotqa.csv", arms, MEASURES)
+    lcqa_tables.write_pairs(given.folder / "hotpotqa_pairs.csv", arms, PAIRS, MEASURES)
     print(f"{seconds:.0f} processor seconds for {2 * FOLDS * given.seeds} trainings")
 
 
