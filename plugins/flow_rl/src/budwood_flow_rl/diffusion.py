@@ -44,7 +44,7 @@ class Diffusion(MLPField):
         hidden: Sequence[int] = (256, 256, 256),
         activation: Activation = "relu",
         time_dim: int = 16,
-        steps: int = 20,
+        steps: int = 10,
     ) -> None:
         super().__init__(obs_dim, horizon, action_dim, hidden, activation, time_dim, times=1)
         self.steps = steps

@@ -28,14 +28,16 @@ def evaluate(
     flow: SavedFlow,
     *,
     episodes: int = 20,
-    steps: int = 4,
+    steps: int | None = None,
     n_envs: int = 10,
     seed: int = 20_000,
     env_id: str | None = None,
     env_args: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Returns:
-    """Play ``episodes`` with ``steps`` = K integration steps; ``env_id`` replaces the environment of the demonstrations.
+    """Play ``episodes`` with ``steps`` = K integration steps, by default those of :func:`steps_of`.
+
+    ``env_id`` replaces the environment of the demonstrations.
 
     Each chunk starts from x_0 ~ N(0, I) of the generator ``seed``: without noise is not without chance. The sample is
     clamped to [-1, 1], the range of the demonstrations, and its actions to the bounds of the environment. Environment i of
@@ -53,7 +55,7 @@ def evaluate(
     envs = [make() for _ in range(n)]
     sizes = [space.shape[0] for space in (envs[0].observation_space, envs[0].action_space)]  # type: ignore[index]
     flow.require(where=name, obs_dim=sizes[0], action_dim=sizes[1])
-    act = _actor(flow, steps, seed)
+    act = _actor(flow, steps or steps_of(flow), seed)
     quota = (episodes + np.arange(n)) // n
     returns: list[float] = []
     lengths: list[int] = []
@@ -78,6 +80,12 @@ def evaluate(
     for env in envs:
         env.close()
     return Returns(np.array(returns), np.array(lengths))
+
+
+def steps_of(flow: SavedFlow) -> int:
+    """What a peer of flows was made for; 4 for a flow, which takes any."""
+    own: int = getattr(flow.field, "steps", 4)
+    return own
 
 
 def _actor(flow: SavedFlow, steps: int, seed: int) -> Callable[[Array], Array]:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from budwood_flow_rl.diffusion import Diffusion
 from budwood_flow_rl.fields import Activation, FlowField, MLPField
+from budwood_flow_rl.gaussian import Gaussian
 from budwood_flow_rl.shortcut import Shortcut
 
 TimeSampling = Literal["uniform", "logit_normal", "beta"]
@@ -61,8 +62,8 @@ class RectifiedFlow(MLPField):
 
 FAMILIES: Mapping[str, type[nn.Module]] = {"rectified": RectifiedFlow, "shortcut": Shortcut}
 """The flows."""
-POLICIES: Mapping[str, type[nn.Module]] = {**FAMILIES, "diffusion": Diffusion}
-"""What can be pre-trained and saved: the flows, and their peer."""
+POLICIES: Mapping[str, type[nn.Module]] = {**FAMILIES, "diffusion": Diffusion, "gaussian": Gaussian}
+"""What can be pre-trained and saved: the flows, and their peers."""
 
 
 def sample(field: FlowField, o: Any, K: int, x0: Tensor) -> Tensor:

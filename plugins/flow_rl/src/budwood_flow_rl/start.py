@@ -63,11 +63,12 @@ class Start:
                 where="plugins.flow_rl.kernel",
                 do="Use ddpm for a diffusion policy, and another kernel for a flow",
             )
-        if diffusion and field.steps != self.config.steps:
+        own = getattr(field, "steps", None)
+        if own is not None and own != self.config.steps:
             raise ConfigError(
-                f"the saved diffusion policy was trained with {field.steps} denoising steps, not {self.config.steps}",
+                f"the saved {field.name} policy takes {own} steps, not {self.config.steps}",
                 where="plugins.flow_rl.steps",
-                do=f"Set it to {field.steps}",
+                do=f"Set it to {own}",
             )
 
     @cached_property

@@ -14,7 +14,9 @@ from budwood_flow_rl.commands import _options as shared
 @click.argument("folder", type=shared.FOLDER)
 @click.option("--episodes", type=shared.Count(), default=20, show_default=True)
 @click.option(
-    "--steps", type=shared.Count(), default=4, show_default=True, help="K, the integration steps of a sample."
+    "--steps",
+    type=shared.Count(),
+    help="K, the integration steps of a sample; by default 4, or those a peer was made for.",
 )
 @click.option("--n-envs", type=shared.Count(), default=10, show_default=True, help="Environments stepped together.")
 @click.option("--seed", type=click.IntRange(0), default=20_000, show_default=True)
@@ -23,7 +25,7 @@ from budwood_flow_rl.commands import _options as shared
 def command(
     folder: Path,
     episodes: int,
-    steps: int,
+    steps: int | None,
     n_envs: int,
     seed: int,
     env_id: str | None,
@@ -38,11 +40,12 @@ def command(
     """
     import torch
 
-    from budwood_flow_rl.evaluation import evaluate
+    from budwood_flow_rl.evaluation import evaluate, steps_of
     from budwood_flow_rl.saved import load_flow
 
     torch.set_num_threads(1)
     flow = load_flow(folder)
+    steps = steps or steps_of(flow)
     progress = shared.Progress()
     found = evaluate(
         flow,

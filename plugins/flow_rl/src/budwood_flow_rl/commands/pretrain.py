@@ -23,7 +23,12 @@ def widths(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[int
 @click.command()
 @click.argument("demos", type=shared.FILE)
 @click.option("--out", type=shared.FOLDER, required=True, help="Folder of the flow policy.")
-@click.option("--family", default="rectified", show_default=True, help="rectified or shortcut.")
+@click.option(
+    "--family",
+    default="rectified",
+    show_default=True,
+    help="rectified or shortcut; peers to compare with: gaussian, diffusion.",
+)
 @click.option("--horizon", type=shared.Count(), default=4, show_default=True, help="Actions predicted at once.")
 @click.option("--chunk", type=shared.Count(), help="Of them executed; default: all.")
 @click.option("--hidden", default="256,256,256", show_default=True, callback=widths, help="Widths of the network.")
