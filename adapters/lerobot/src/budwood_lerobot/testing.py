@@ -242,8 +242,7 @@ def _toy_tokenizer(extra: tuple[str, ...] = (), named: Mapping[str, str] | None 
 
 def _smolvlm(folder: Path) -> Path:
     """What SmolVLA reads from `vlm_model_name`: a configuration, an image processor and a tokenizer."""
-    from transformers import SmolVLMConfig, SmolVLMImageProcessor, SmolVLMProcessor, SmolVLMVideoProcessor
-
+    hub: Any = importlib.import_module("transformers")  # whose types do not know the fields of its configurations
     out = folder / "tiny-smolvlm"
     if (out / "config.json").exists():
         return out
@@ -268,23 +267,24 @@ def _smolvlm(folder: Path) -> Path:
         "pad_token_id": 0,
     }
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    SmolVLMConfig(
+    hub.SmolVLMConfig(
         text_config=text,
         vision_config={**vision, "image_size": 64, "patch_size": 16},
         scale_factor=2,
         pad_token_id=0,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
     ).save_pretrained(out)
-    SmolVLMProcessor(
-        image_processor=SmolVLMImageProcessor(), tokenizer=tokenizer, video_processor=SmolVLMVideoProcessor()
+    hub.SmolVLMProcessor(
+        image_processor=hub.SmolVLMImageProcessor(),
+        tokenizer=tokenizer,
+        video_processor=hub.SmolVLMVideoProcessor(),
     ).save_pretrained(out)
     return out
 
 
 def _clip(folder: Path) -> tuple[Path, Path]:
     """Random CLIP towers for 64 x 64 images and text, as multi_task_dit loads them by name (it must contain "clip")."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
-
+    hub: Any = importlib.import_module("transformers")
     vision, text = folder / "tiny-clip-vision", folder / "tiny-clip-text"
     if not (text / "config.json").exists():
         tokenizer = _toy_tokenizer()
@@ -295,8 +295,8 @@ def _clip(folder: Path) -> tuple[Path, Path]:
             "num_attention_heads": 2,
         }
         ids: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-        CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=SIDE, patch_size=16)).save_pretrained(vision)
-        CLIPTextModel(CLIPTextConfig(**sizes, vocab_size=len(tokenizer), **ids)).save_pretrained(text)
+        hub.CLIPVisionModel(hub.CLIPVisionConfig(**sizes, image_size=SIDE, patch_size=16)).save_pretrained(vision)
+        hub.CLIPTextModel(hub.CLIPTextConfig(**sizes, vocab_size=len(tokenizer), **ids)).save_pretrained(text)
         tokenizer.save_pretrained(text)
     return vision, text
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from budwood.api import (
+    Array,
     BindingError,
     BudwoodError,
     LossInputs,
@@ -80,7 +81,7 @@ class FlowVLALearning(RunCallback):
         chosen = np.linspace(0, len(flat) - 1, min(ROWS, len(flat))).astype(int)
         device = self.policy.fixed_x0.device
 
-        def rows(array: np.ndarray) -> Tensor:
+        def rows(array: Array) -> Tensor:
             return torch.as_tensor(array.reshape(-1, *array.shape[2:])[chosen], device=device)
 
         obs = {name: rows(np.asarray(value)) for name, value in rollout.obs.items()}
