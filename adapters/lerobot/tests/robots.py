@@ -1,7 +1,11 @@
-"""A LeRobotDataset of three short episodes, small ACT and diffusion policies, and runs of them in memory."""
+"""A LeRobotDataset of three short episodes, small ACT and diffusion policies, and runs of them in memory.
+
+python adapters/lerobot/tests/robots.py FOLDER    writes the dataset for configs/lerobot/act.yaml
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +35,8 @@ DIFFUSION = {
     "diffusion_step_embed_dim": 16, "num_train_timesteps": 10, "pretrained_backbone_weights": None,
     "drop_n_last_frames": 0,
 }  # fmt: skip
+NOD = {"type": "nod", "discover_packages_path": "nodding"}
+"""A matrix: the package beside this file is a third party's."""
 POLICIES: Mapping[str, dict[str, Any]] = {"act": ACT, "diffusion": DIFFUSION}
 ARGS = {"batch_size": 5, "num_workers": 0, "log_freq": 1}
 """24 frames are 5 batches an epoch, the last one smaller."""
@@ -155,3 +161,7 @@ CLOCK = ("_s", "_mem_gb")
 def numbers(row: Mapping[str, float]) -> dict[str, float]:
     """What was logged, without what a clock or a GPU decides."""
     return {key: value for key, value in row.items() if not key.endswith(CLOCK)}
+
+
+if __name__ == "__main__":
+    write_dataset(Path(sys.argv[1]))

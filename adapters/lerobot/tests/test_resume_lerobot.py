@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from robots import Nowhere, numbers, parameters, same
+from robots import NOD, Nowhere, numbers, parameters, same
 
 from budwood.api import CheckpointError, Contributions, Run, RunCallback, StateTree, hookimpl
 from budwood.checkpoint import Checkpoints
@@ -25,10 +25,10 @@ SCHEDULE = {
                   "decay_lr": 0.001},
 }  # fmt: skip
 TRANSFORMS = {"image_transforms": {"enable": True}}
-CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "act, log every 4, random transforms": ("act", {"log_freq": 4}, TRANSFORMS),
     "diffusion": ("diffusion", {}, {}),
-    "act, optimiser and schedule of its own": ("act", SCHEDULE, {}),
+    "optimiser and schedule of its own": (NOD, SCHEDULE, {}),
 }
 
 

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from robots import ARGS, POLICIES, parameters, same
+from robots import ARGS, NOD, POLICIES, parameters, same
 from safetensors.torch import load_file
 from test_parity_lerobot import trained
 
 from budwood_lerobot.config import PolicyConfig
 
 HERE = Path(__file__).parent
-NOD = {"type": "nod", "discover_packages_path": "nodding"}
 NODDING = {"type": "nodding", "discover_packages_path": "nodding"}
 
 

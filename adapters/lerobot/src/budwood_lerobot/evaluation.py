@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from lerobot.envs import make_env, make_env_pre_post_processors
@@ -69,7 +70,7 @@ def watched(section: EnvConfig, config: Any, episodes: int, observer: Observer |
     """
     try:
         made = make_env(config, n_envs=min(section.n_envs, episodes), use_async_envs=section.use_async_envs)
-    except (ImportError, ValueError, RuntimeError, OSError) as error:
+    except (ImportError, ValueError, RuntimeError, OSError, gym.error.Error) as error:
         raise ConfigError(
             f"LeRobot cannot make the environment {section.type}: {flat(error)}",
             where="env",

@@ -209,7 +209,7 @@ class OfflineTrainer:
 
     def export(self, folder: Path) -> Path:
         """``pretrained_model`` as LeRobot's own checkpoints have it: for ``--policy.path`` of its commands."""
-        target = folder / PRETRAINED_MODEL_DIR
+        target: Path = folder / PRETRAINED_MODEL_DIR
         self.native.save_pretrained(target)
         self.blocks.config.save_pretrained(target)
         self.blocks.preprocessor.save_pretrained(target)
