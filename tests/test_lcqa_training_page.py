@@ -88,9 +88,8 @@ def test_the_policy_and_its_training_are_as_the_page_says():
     assert said(
         f"`{wide.name}` (red {wide.red}) until the greedy reward on {ablation.HELD_OUT} held-out questions stops"
     )
-    assert said(
-        f"at most {wide.max_steps} steps, then `{tight.name}` (red {tight.red}). Mode `{full.mode}`, \N{GREEK SMALL LETTER GAMMA} = {full.gamma}"
-    )
+    assert said(f"at most {wide.max_steps} steps, then `{tight.name}` (red {tight.red}). Mode `{full.mode}`, ")
+    assert said(f" = {full.gamma}. **A small language model")
     assert said(f"{ablation.TRAINED} questions to train on, {ablation.TESTED} others to test, five seeds")
     assert ablation.HOPS == (1, 2, 3)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from budwood.cli import main
+from budwood_lcqa_selector import commands
 from budwood_lcqa_selector.answer_cache import AnswerCache
 from budwood_lcqa_selector.records import read_rows, write_rows
 from budwood_lcqa_selector.worlds import fact_chain
@@ -46,6 +47,13 @@ def test_help_teaches(budwood):
     for name in ("pool", "rewrite", "mine", "train", "evaluate", "pick"):
         assert f"\n  {name}" in text
         assert f"budwood lcqa {name} " in budwood(name, "--help").out
+
+
+@pytest.mark.parametrize("page", ["plugins/lcqa_selector/README.md", "docs/methods/lcqa_selector.md"])
+def test_tables_list_every_command(page):
+    text = (Path(__file__).parents[3] / page).read_text()
+    listed = re.findall(r"^\| `budwood lcqa (\w+)` \|", text, re.MULTILINE)
+    assert sorted(listed) == commands.command.list_commands(None)
 
 
 def test_help_imports_no_model_library():
