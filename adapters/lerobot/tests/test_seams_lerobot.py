@@ -19,9 +19,10 @@ from robots import ACT, DIFFUSION, planned
 from budwood.api import Capabilities, ConfigError, PluginError, Run, hookimpl
 from budwood.compose import KINDS
 from budwood_lerobot import devices, native, versions
-from budwood_lerobot.config import OfflineConfig, Sections
+from budwood_lerobot.config import OfflineConfig
 from budwood_lerobot.graft import graft_capabilities
 from budwood_lerobot.offline import build, capabilities
+from budwood_lerobot.sections import Sections
 from budwood_lerobot.testing import tiny_policy
 
 ROOT = Path(__file__).parents[3]

@@ -26,6 +26,7 @@ from budwood.api import (
 )
 from budwood_lerobot.blame import blamed
 from budwood_lerobot.config import EnvConfig, PolicyConfig
+from budwood_lerobot.devices import check_single_process, device_of
 from budwood_lerobot.native import discover, flat, without_arguments
 from budwood_lerobot.online import CRITIC_INPUTS
 from budwood_lerobot.online.config import OnlineConfig
@@ -36,6 +37,7 @@ from budwood_lerobot.online.trainer import OnlineTrainer
 
 
 def build(run: Run, contributions: Contributions) -> OnlineTrainer:
+    check_single_process()
     config: OnlineConfig = run.trainer
     env = EnvConfig.model_validate(run.config["env"])
     by = _factory(config, contributions)
@@ -50,7 +52,7 @@ def build(run: Run, contributions: Contributions) -> OnlineTrainer:
     def make_episodes(n: int) -> Episodes:
         return _episodes(env, n)
 
-    device = "cuda" if run.device == "auto" and torch.cuda.is_available() else run.device.replace("auto", "cpu")
+    device = device_of(run.device)
     training = make_episodes(env.n_envs)
     loaded = None if config.policy is None else _Native(config.policy, env, device)
     processors = _processors(env, loaded, device)

@@ -27,6 +27,8 @@ RECENT = 100
 class Decision:
     """What a decision led to, (n,) each, for the environments that took part; 0 and False for the others.
 
+    ``successes`` 1 or 0 where an episode ended and the environment tells, elsewhere NaN.
+
     ``rewards`` float64, summed over the ``steps`` that were executed before the episode ended, if it did; ``obs`` as the
     vector gives them, with the last observation of an episode where it ended.
     """
@@ -35,6 +37,7 @@ class Decision:
     steps: Array
     terminated: Array
     truncated: Array
+    successes: Array
     obs: Any
 
     @property
@@ -80,7 +83,7 @@ class Episodes:
         """
         rewards, steps = np.zeros(self.n), np.zeros(self.n, dtype=np.int64)
         terminated, truncated = np.zeros(self.n, dtype=bool), np.zeros(self.n, dtype=bool)
-        running, last = taking_part.copy(), self.obs
+        successes, running, last = np.full(self.n, np.nan), taking_part.copy(), self.obs
         for c in range(actions.shape[1]):
             before = self.obs
             self.obs, reward, over, cut, infos = self.vector.step(actions[:, c])
@@ -97,13 +100,14 @@ class Episodes:
             ended = running & (over | cut)
             self.returns[running] += reward[running]
             for row in np.flatnonzero(ended):
-                self.recent.append((float(self.returns[row]), int(self.lengths[row]), success(infos, row)))
+                successes[row] = info_of(infos, row).get("is_success", np.nan)
+                self.recent.append((float(self.returns[row]), int(self.lengths[row]), float(successes[row])))
             terminated |= ended & over
             truncated |= ended & cut
             running &= ~ended
             if not running.any():
                 break
-        return Decision(rewards, steps, terminated, truncated, last)
+        return Decision(rewards, steps, terminated, truncated, successes, last)
 
     def summary(self) -> dict[str, float]:
         """Means over recent episodes; success only of environments that tell it."""
@@ -184,11 +188,6 @@ def leaves(obs: Any) -> list[Array]:
     if isinstance(obs, Mapping):
         return [leaf for key in sorted(obs) for leaf in leaves(obs[key])]
     return [np.asarray(obs)]
-
-
-def success(infos: Mapping[str, Any], row: int) -> float:
-    """Whether the episode that ended in environment ``row`` succeeded; NaN if the environment does not tell."""
-    return float(info_of(infos, row).get("is_success", np.nan))
 
 
 def _merged(old: Any, new: Any, rows: Array) -> Any:

@@ -27,6 +27,7 @@ def evaluate(
     quota = (count + np.arange(n)) // n
     played = np.zeros(n, dtype=np.int64)
     returns: list[float] = []
+    successes: list[float] = []
     lengths: list[int] = []
     steps = 0
     starting: Array = np.ones(n, dtype=bool)  # all, so that none is left in the middle of an older evaluation
@@ -42,6 +43,8 @@ def evaluate(
         for row in np.flatnonzero(decision.ended):
             returns.append(float(episodes.returns[row]))
             lengths.append(int(episodes.lengths[row]))
+            successes.append(float(decision.successes[row]))
         played += decision.ended
         starting = decision.ended & (played < quota)
-    return Evaluation(np.array(returns), np.array(lengths), steps, seed)
+    metrics = {"success_rate": float(np.mean(successes))} if np.isfinite(successes).all() else {}
+    return Evaluation(np.array(returns), np.array(lengths), steps, seed, metrics)

@@ -69,7 +69,7 @@ class OnlineTrainer:
         self.n_envs = training.n
         self._commands = Commands(training.vector.single_action_space, config.clip_actions)
         self.collector = Collector(training, neutral, processors, self._commands, config, run.seed)
-        self.update = Update(neutral, config, contributions, run.device)
+        self.update = Update(neutral, config, contributions, processors.device)
         self._order = run.rng("lerobot.online.minibatches")
         self._evaluations: dict[int, Episodes] = {}
 
