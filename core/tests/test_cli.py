@@ -197,11 +197,12 @@ def test_an_interrupted_run_says_how_to_go_on(
 
 
 def test_eval_reports_episodes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation = Evaluation(np.array([1.0, 3.0]), np.array([10, 20]), 30, 5)
+    evaluation = Evaluation(np.array([1.0, 3.0]), np.array([10, 20]), 30, 5, {"success_rate": 0.5})
     monkeypatch.setattr(runs, "evaluate", lambda *_, **__: (evaluation, Path("step_1")))
     assert main(["eval", "last", "--episodes", "2", "--seed", "5", "--json"]) == 0
     answer = as_json(capsys)
     assert answer["returns"] == [1.0, 3.0]
+    assert answer["metrics"] == {"success_rate": 0.5}
     assert (answer["mean"], answer["checkpoint"], answer["seed"]) == (2.0, "step_1", 5)
     assert answer["std"] == pytest.approx(2**0.5)
 

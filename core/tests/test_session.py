@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,23 @@ def test_evaluation_is_logged_with_spread_and_budget() -> None:
     assert [step for step, _ in memory.records] == [20], "the last evaluation is not made twice"
     assert memory.records[0][1]["eval/return_mean"] == 20.0
     assert memory.records[0][1]["eval/env_steps"] == 40.0
+
+
+class Succeeding(Counter):
+    """Measures more than returns."""
+
+    def evaluate(self, episodes: int, seed: int, observer: Any = None) -> Evaluation:
+        return replace(super().evaluate(episodes, seed, observer), metrics={"success_rate": self.steps / 100})
+
+
+def test_what_else_a_trainer_measures_is_logged_and_kept() -> None:
+    trainer = Succeeding(20)
+    made, memory = session(trainer, rhythm=Rhythm(20, 4))
+    trainer.fit(made)  # type: ignore[arg-type]
+    assert memory.records[0][1]["eval/success_rate"] == 0.2
+    again, _ = session(Succeeding(40), rhythm=Rhythm(20, 4), restored=made.state_dict())
+    again.start()
+    assert again.evaluations[0][1].metrics == {"success_rate": 0.2}
 
 
 class Measuring(Counter):

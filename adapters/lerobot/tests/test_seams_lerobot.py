@@ -22,6 +22,7 @@ from budwood_lerobot import devices, native, versions
 from budwood_lerobot.config import OfflineConfig
 from budwood_lerobot.graft import graft_capabilities
 from budwood_lerobot.offline import build, capabilities
+from budwood_lerobot.plugin import LeRobot
 from budwood_lerobot.sections import Sections
 from budwood_lerobot.testing import tiny_policy
 
@@ -55,7 +56,13 @@ def test_the_matrix_of_the_docs_is_the_one_of_the_code(columns: dict[str, Capabi
 
 
 def test_nothing_else_can_be_grafted() -> None:
-    assert graft_capabilities(torch.nn.Linear(1, 1)) is None
+    from lerobot.processor import PolicyProcessorPipeline
+
+    assert graft_capabilities(PolicyProcessorPipeline(steps=[])) is None
+    before = set(sys.modules)
+    for target in (torch.nn.Linear(1, 1), torch.nn.Linear):
+        assert LeRobot().capabilities(None, target) is None  # type: ignore[arg-type]
+    assert set(sys.modules) == before
 
 
 def sections(**changes: Any) -> Sections:

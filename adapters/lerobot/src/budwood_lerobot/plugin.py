@@ -25,6 +25,9 @@ class LeRobot:
         if target is None:
             found: Capabilities = import_module(ALGOS[run.trainer.algo]).capabilities()
             return found
+        cls = target if isinstance(target, type) else type(target)
+        if not any(base.__module__.partition(".")[0] == "lerobot" for base in cls.__mro__):
+            return None  # of another library: LeRobot is not imported to find that out
         from budwood_lerobot.graft import graft_capabilities
 
         return graft_capabilities(target)

@@ -111,6 +111,7 @@ def evaluate(reference: str, overrides: tuple[str, ...], episodes: int | None, s
         {
             "return": f"{mean:.2f} ± {spread:.2f} (mean and standard deviation of {len(returns)} episodes)",
             "length": f"{found.lengths.mean():.1f} steps on average",
+            **{name: f"{value:.4g}" for name, value in found.metrics.items()},
             "checkpoint": checkpoint,
         }
     )
@@ -119,6 +120,7 @@ def evaluate(reference: str, overrides: tuple[str, ...], episodes: int | None, s
         "std": spread,
         "returns": returns,
         "lengths": found.lengths,
+        "metrics": found.metrics,
         "seed": seed,
         "checkpoint": checkpoint,
     }

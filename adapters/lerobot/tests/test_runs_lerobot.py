@@ -1,0 +1,64 @@
+"""Whole runs through budwood: from a configuration to a folder, resumed, evaluated, exported, and the start of another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from robots import NOD
+from safetensors.torch import load_file
+
+from budwood import runs
+from budwood.api import ConfigError
+
+NODDING = {"type": "nodding", "discover_packages_path": "nodding"}
+
+
+@pytest.fixture
+def config(dataset: Path, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "name": "nod",
+        "trainer": {
+            "kind": "lerobot", "algo": "offline", "policy": NOD, "total_steps": 4,
+            "args": {"batch_size": 5, "num_workers": 0, "log_freq": 1},
+        },
+        "dataset": {"repo_id": "local/middle", "root": str(dataset)},
+        "env": NODDING,
+        "evaluation": {"every": 2, "episodes": 2, "seed": 40},
+        "tracking": {"enabled": False},
+        "device": "cpu",
+        "output": str(tmp_path / "runs"),
+    }  # fmt: skip
+
+
+def test_a_run_is_resumed_evaluated_exported_and_built_upon(config: dict[str, Any], tmp_path: Path) -> None:
+    done = runs.run(config)
+    assert done.status == "finished"
+    assert {"train/loss", "eval/return_mean", "eval/success_rate"} <= done.metrics.keys()
+    first = load_file(Path(done.paths["native"]) / "model.safetensors")
+
+    longer = runs.resume(done.paths["folder"], ["trainer.total_steps=6"])
+    whole = runs.run({**config, "name": "whole", "trainer": {**config["trainer"], "total_steps": 6}})
+    ends = [load_file(Path(result.paths["native"]) / "model.safetensors") for result in (longer, whole)]
+    assert all(ends[0][name].equal(ends[1][name]) for name in ends[1])
+    assert not ends[0]["matrix.weight"].equal(first["matrix.weight"])
+
+    evaluation, _ = runs.evaluate(whole.paths["folder"], 3, 40)
+    assert evaluation.returns.tolist() == [3.0, 3.0, 3.0]
+    path = runs.export(whole.paths["folder"], tmp_path / "model")
+    assert load_file(path / "model.safetensors")["matrix.weight"].equal(ends[1]["matrix.weight"])
+
+    warm = runs.run({**config, "name": "warm", "init_from": whole.paths["folder"]})
+    assert any(note.startswith("policy taken from ") for note in warm.notes)
+    again = runs.run({**config, "trainer": {**config["trainer"], "policy": {**NOD, "type": None, "path": str(path)}}})
+    assert again.status == "finished"
+
+
+def test_every_wrong_key_is_named_with_who_owns_it(config: dict[str, Any]) -> None:
+    wrong = {**config, "env": {**NODDING, "step": 3}, "trainer": {**config["trainer"], "policy": {**NOD, "gian": 2.0}}}
+    with pytest.raises(ConfigError) as caught:
+        runs.run(wrong)
+    text = str(caught.value)
+    assert "trainer.policy: NodConfig has no field 'gian' (did you mean 'gain'?) [budwood-lerobot" in text
+    assert "env: NodEnv has no field 'step' (did you mean 'steps'?) [budwood-lerobot" in text
