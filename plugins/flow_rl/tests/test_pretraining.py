@@ -19,7 +19,7 @@ from budwood.api import CheckpointError, ConfigError
 from budwood_flow_rl.demonstrations import Demonstrations, concatenated, save
 from budwood_flow_rl.evaluation import _actor
 from budwood_flow_rl.families import FAMILIES
-from budwood_flow_rl.pretraining import METRICS, TRAINING, Pretraining, Settings, average, split
+from budwood_flow_rl.pretraining import METRICS, TRAINING, Pretraining, Settings, average, generator_of, split
 from budwood_flow_rl.saved import FACTS, WEIGHTS, load_flow
 
 torch.set_num_threads(1)
@@ -96,6 +96,12 @@ def test_the_average_is_saved_and_not_the_raw_weights(tmp_path: Path) -> None:
         assert torch.equal(saved[name], value)
     raw = training.field.state_dict()
     assert any(not torch.equal(saved[name], value) for name, value in raw.items())
+
+
+def test_every_step_and_every_seed_has_randomness_of_its_own() -> None:
+    drawn = {tuple(torch.rand(3, generator=generator_of(seed, step)).tolist()) for seed in (0, 1) for step in range(50)}
+    assert len(drawn) == 100
+    assert torch.rand(3, generator=generator_of(1, 7)).tolist() == torch.rand(3, generator=generator_of(1, 7)).tolist()
 
 
 def test_the_learning_rate_is_a_half_cosine() -> None:
