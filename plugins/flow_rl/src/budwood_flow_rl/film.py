@@ -11,7 +11,7 @@ import torch
 
 from budwood.api import Array, RunCallback, RunControl
 from budwood_flow_rl import environments
-from budwood_flow_rl.start import Start
+from budwood_flow_rl.start import FlowStart
 
 BEFORE, AFTER = "rollout_before.gif", "rollout_after.gif"
 DECISIONS = 250
@@ -22,7 +22,7 @@ class Film(RunCallback):
     """Without noise, in an environment of its own, and without touching the generators of the training."""
 
     def __init__(
-        self, start: Start, env_args: Mapping[str, Any], folder: Path, seed: int, model: Callable[[], Any]
+        self, start: FlowStart, env_args: Mapping[str, Any], folder: Path, seed: int, model: Callable[[], Any]
     ) -> None:
         self.start, self.env_args, self.folder, self.seed, self._model = start, env_args, folder, seed, model
 

@@ -21,22 +21,22 @@ from budwood.api import (
 
 if TYPE_CHECKING:
     from budwood_flow_rl.losses import FlowObjective
-    from budwood_flow_rl.start import Start
+    from budwood_flow_rl.start import FlowStart
 
 
 class FlowRL:
     """Reinforcement learning of flow-matching policies: the denoising chain is the action."""
 
     def __init__(self) -> None:
-        self._start: Start | None = None
+        self._start: FlowStart | None = None
         self._objective: FlowObjective | None = None
         self._model: Any = None
 
-    def _started(self, run: Run) -> Start:
-        from budwood_flow_rl.start import Start
+    def _started(self, run: Run) -> FlowStart:
+        from budwood_flow_rl.start import FlowStart
 
         if self._start is None:
-            self._start = Start.of(run)
+            self._start = FlowStart.of(run)
         return self._start
 
     def _loss(self, run: Run) -> FlowObjective:
@@ -98,5 +98,5 @@ class FlowRL:
         return sections(run.section, history)
 
 
-def _wrapped(make: Callable[[], Any], start: Start) -> Any:
+def _wrapped(make: Callable[[], Any], start: FlowStart) -> Any:
     return start.wrap(make())

@@ -26,7 +26,7 @@ HORIZON = 4
 
 
 @dataclass
-class Start:
+class FlowStart:
     """A :data:`budwood.api.PolicyFactory` that knows its run. The saved flow is read when the first part of it is needed,
     so that a configuration can be explained on a machine that lacks the folder; once read it travels along when pickled."""
 
@@ -35,7 +35,7 @@ class Start:
     obs_normalised: bool
 
     @classmethod
-    def of(cls, run: Run) -> Start:
+    def of(cls, run: Run) -> FlowStart:
         normalize = (run.config.get("env") or {}).get("normalize") or {}
         return cls(run.section, run.env_id, bool(normalize.get("obs", False)))
 
