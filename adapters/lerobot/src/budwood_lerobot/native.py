@@ -106,13 +106,13 @@ def policy_config(
 
     ours = {"device": device, "push_to_hub": False}
     if path is None:
-        return decoded(PreTrainedConfig, {"type": kind, **values, **ours}, POLICY_OWNED)
+        return decoded(PreTrainedConfig, values, POLICY_OWNED, {"type": kind, **ours})
     try:
         with without_arguments():
             saved = draccus.encode(PreTrainedConfig.from_pretrained(path, revision=revision), PreTrainedConfig)
     except (OSError, ValueError, DecodingError) as error:
         raise ValueError(f"{path} holds no policy of LeRobot: {flat(error)}") from error
-    config = decoded(PreTrainedConfig, {**saved, **values, **ours}, POLICY_OWNED, set(saved))
+    config = decoded(PreTrainedConfig, values, POLICY_OWNED, {**saved, **ours})
     config.pretrained_path, config.pretrained_revision = Path(path), revision
     return config
 
@@ -124,7 +124,7 @@ def env_config(kind: str, values: Mapping[str, Any]) -> Any:
     """
     from lerobot.envs.configs import EnvConfig
 
-    return decoded(EnvConfig, {"type": kind, **values}, {})
+    return decoded(EnvConfig, values, {}, {"type": kind})
 
 
 @cache
@@ -150,7 +150,7 @@ def dataset_config(values: Mapping[str, Any]) -> Any:
     discover(None)
     from lerobot.configs.default import DatasetConfig
 
-    return decoded(DatasetConfig, {"video_backend": video_backend(), **values}, DATASET_OWNED)
+    return decoded(DatasetConfig, values, DATASET_OWNED, {"video_backend": video_backend()})
 
 
 def train_config(args: Mapping[str, Any]) -> Any:
@@ -176,30 +176,31 @@ def train_config(args: Mapping[str, Any]) -> Any:
     return _decode(TrainPipelineConfig, {"dataset": rows, **args})
 
 
-def decoded(base: Any, values: Mapping[str, Any], owned: Mapping[str, str], kept: set[str] | None = None) -> Any:
-    """``values`` as an object of the dataclass ``base``, or of the class that its ``type`` is registered for.
+def decoded(base: Any, values: Mapping[str, Any], owned: Mapping[str, str], given: Mapping[str, Any]) -> Any:
+    """An object of the dataclass ``base``, or of the class that the given ``type`` is registered for.
 
-    ``kept``: names that may be there though a run does not set them.
+    ``values`` are a person's and are checked; ``given`` is what holds without them.
     """
     cls = base
     if hasattr(base, "get_known_choices"):
         choices = base.get_known_choices()
-        if values["type"] not in choices:
-            raise ValueError(f"LeRobot has no {_noun(base)} {unknown(values['type'], sorted(choices))}")
-        cls = choices[values["type"]]
-    free = {*(kept or ()), "type", "device", "push_to_hub"}
-    found = problems(cls, {name: value for name, value in values.items() if name not in free}, owned)
+        if given["type"] not in choices:
+            raise ValueError(f"LeRobot has no {_noun(base)} {unknown(given['type'], sorted(choices))}")
+        cls = choices[given["type"]]
+    found = problems(cls, values, owned)
     if found:
         raise ValueError("; ".join(found))
-    return _decode(base, dict(values))
+    return _decode(base, {**given, **values})
 
 
 def _decode(cls: Any, values: dict[str, Any]) -> Any:
     try:
         return draccus.decode(cls, values)
+    except DecodingError as error:  # a value that does not fit its field
+        raise ValueError(flat(error)) from error
     except ParsingError as error:  # the class itself refuses them
         raise ValueError(flat(error.__cause__ or error)) from error
-    except (DecodingError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(flat(error)) from error
 
 
