@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -93,9 +94,15 @@ def test_a_grafted_script_trains_as_one_that_is_put_together_by_hand(toy, files,
     assert len(rewards[0]) == 8
 
 
-def test_loader_processes_of_a_script_are_refused(toy, files, tmp_path):
+def test_loader_processes_of_a_script_are_refused(files, monkeypatch):
+    """As one of them sees it; forking this process, which has threads, could hang."""
+    import torch
+
+    rows = stage_dataset(files[1], StageController(SelectorConfig().stages))
+    assert rows[0]["stage"] == 0
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: SimpleNamespace(num_workers=2))
     with pytest.raises(ConfigError, match="2 loader processes would render prompts"):
-        grafted(toy, files, tmp_path, dataloader_num_workers=2)
+        rows[0]
 
 
 def test_several_processes_are_refused(files, monkeypatch):
