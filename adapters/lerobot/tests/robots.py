@@ -129,6 +129,23 @@ def _plain(section: Any) -> dict[str, Any]:
     return dict(section)
 
 
+def nod_policy() -> Any:
+    """A ``NodPolicy`` on two numbers, the same every time."""
+    from lerobot.configs import FeatureType, PolicyFeature
+    from nodding.configuration_nod import NodConfig
+    from nodding.modeling_nod import NodPolicy
+
+    two = {kind: PolicyFeature(kind, (2,)) for kind in (FeatureType.STATE, FeatureType.ACTION)}
+    config = NodConfig(
+        input_features={"observation.state": two[FeatureType.STATE]},
+        output_features={"action": two[FeatureType.ACTION]},
+        device="cpu",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return NodPolicy(config)
+
+
 class Nowhere:
     """A recorder and a screen that keep nothing but the numbers."""
 

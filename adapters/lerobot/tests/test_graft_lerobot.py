@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from robots import active, parameters, same
+from robots import active, nod_policy, parameters, same
 
 import budwood
 from budwood import grafting
 from budwood.api import BindingError, EvalReport, Evaluator, LossTerm, Run, RunCallback, hookimpl
 from budwood.plugins import Activation
-from budwood_lerobot.testing import tiny_batch, tiny_policy
 
 
 class Stops(RunCallback):
@@ -78,19 +76,14 @@ def of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiny")
-
-
 class Script:
-    """A user's own loop: LeRobot's ``update_policy`` on a small SmolVLA."""
+    """A user's own loop: LeRobot's ``update_policy`` on a matrix."""
 
-    def __init__(self, folder: Path, plugins: dict[str, Any] | None) -> None:
+    def __init__(self, plugins: dict[str, Any] | None) -> None:
         from accelerate import Accelerator
         from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 
-        policy = tiny_policy("smolvla", folder)
+        policy = nod_policy()
         self.policy = policy if plugins is None else budwood.graft(policy, plugins)
         assert self.policy is policy
         self.accelerator = Accelerator(cpu=True, step_scheduler_with_optimizer=False)
@@ -102,12 +95,13 @@ class Script:
     def step(self, number: int) -> None:
         from lerobot.scripts.lerobot_train import update_policy
 
-        batch = tiny_batch(self.policy, 2, seed=number)
+        draws = torch.Generator().manual_seed(number)
+        batch = {"observation.state": torch.rand(2, 2, generator=draws), "action": torch.rand(2, 1, 2, generator=draws)}
         update_policy(self.tracker, self.policy, batch, self.optimizer, 1.0, self.accelerator)
 
 
-def test_callbacks_follow_the_scripts_loop_and_stop_it(folder: Path) -> None:
-    script = Script(folder, {"words": {}})
+def test_callbacks_follow_the_scripts_loop_and_stop_it() -> None:
+    script = Script({"words": {}})
     told: list[tuple[int, dict[str, float]]] = []
     with script.policy.grafted(total_steps=5, log=lambda metrics, step: told.append((step, dict(metrics)))) as loop:
         while loop.goes_on:
@@ -119,16 +113,16 @@ def test_callbacks_follow_the_scripts_loop_and_stop_it(folder: Path) -> None:
         script.step(0)
 
 
-def test_the_loop_ends_at_its_length(folder: Path) -> None:
-    script = Script(folder, {"pulls": {}})
+def test_the_loop_ends_at_its_length() -> None:
+    script = Script({"pulls": {}})
     with script.policy.grafted(total_steps=2) as loop:
         while loop.goes_on:
             script.step(loop.step)
     assert loop.step == 2
 
 
-def test_loss_terms_need_no_loop_and_change_only_what_they_say(folder: Path) -> None:
-    plain, grafted, pulled = (Script(folder, plugins) for plugins in (None, {}, {"pulls": {}}))
+def test_loss_terms_need_no_loop_and_change_only_what_they_say() -> None:
+    plain, grafted, pulled = (Script(plugins) for plugins in (None, {}, {"pulls": {}}))
     for script in (plain, grafted, pulled):
         torch.manual_seed(1)
         script.step(0)
@@ -139,8 +133,8 @@ def test_loss_terms_need_no_loop_and_change_only_what_they_say(folder: Path) -> 
     assert pulled.policy.state_dict().keys() == plain.policy.state_dict().keys(), "nothing of ours is saved with it"
 
 
-def test_what_cannot_be_grafted_is_refused(folder: Path) -> None:
-    policy = tiny_policy("smolvla", folder)
+def test_what_cannot_be_grafted_is_refused() -> None:
+    policy = nod_policy()
     with pytest.raises(BindingError, match="the script makes it before the policy is grafted"):
         budwood.graft(policy, {"wraps": {}})
     with pytest.raises(BindingError, match="Graft the policy that it gives"):
@@ -150,10 +144,10 @@ def test_what_cannot_be_grafted_is_refused(folder: Path) -> None:
         budwood.graft(policy, {"pulls": {}})
 
 
-def test_a_script_plays_its_own_episodes(folder: Path) -> None:
+def test_a_script_plays_its_own_episodes() -> None:
     from budwood.api import ContributionError
 
-    script = Script(folder, {"resets": {}})
+    script = Script({"resets": {}})
     with (
         pytest.raises(ContributionError, match="plays its own episodes"),
         script.policy.grafted(total_steps=1),

@@ -12,28 +12,28 @@ from typing import Any
 
 import pytest
 import torch
+from httpx import ConnectError
 from packaging.requirements import Requirement
 from pydantic import ValidationError
-from robots import ACT, DIFFUSION, planned
+from robots import ACT, DIFFUSION, nod_policy, planned
 
 from budwood.api import Capabilities, ConfigError, PluginError, Run, hookimpl
 from budwood.compose import KINDS
-from budwood_lerobot import devices, native, versions
+from budwood_lerobot import blocks, devices, native, versions
 from budwood_lerobot.config import OfflineConfig
 from budwood_lerobot.graft import graft_capabilities
 from budwood_lerobot.offline import build, capabilities
 from budwood_lerobot.plugin import LeRobot
 from budwood_lerobot.sections import Sections
-from budwood_lerobot.testing import tiny_policy
 
 ROOT = Path(__file__).parents[3]
 TABLE = ROOT / "docs" / "seams" / "lerobot.md"
 
 
 @pytest.fixture(scope="module")
-def columns(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Capabilities]:
+def columns() -> dict[str, Capabilities]:
     """The columns of the table, from left to right."""
-    grafted = graft_capabilities(tiny_policy("smolvla", tmp_path_factory.mktemp("tiny")))
+    grafted = graft_capabilities(nod_policy())
     assert grafted is not None
     return {"offline": capabilities(), "graft": grafted}
 
@@ -131,11 +131,21 @@ def config(**changes: Any) -> OfflineConfig:
     )
 
 
-def test_no_dataset_one_that_is_not_there_and_one_that_is_none(trainer: Any, tmp_path: Path) -> None:
+def test_no_dataset_one_that_is_not_there_and_one_that_is_none(
+    trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ConfigError, match="an offline run has no dataset to learn from"):
         build(*planned(config(), {}, tmp_path, {}))
     with pytest.raises(ConfigError, match=r"the dataset local/middle cannot be read \(.*nowhere\)"):
         trainer(rows={"root": str(tmp_path / "nowhere")})
+
+    def away(config: Any) -> Any:
+        raise ConnectError("Name or service not known")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(blocks, "make_train_eval_datasets", away)
+        with pytest.raises(ConfigError, match=r"cannot be read .*: Name or service not known"):
+            trainer()
 
     class Brings:
         @hookimpl

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from datasets.exceptions import DatasetGenerationError
-from huggingface_hub.errors import HfHubHTTPError
+from httpx import HTTPError
 from lerobot.datasets import EpisodeAwareSampler, compute_sampler_state
 from lerobot.datasets.factory import make_train_eval_datasets
 from lerobot.datasets.utils import CompatibilityError
@@ -21,7 +21,7 @@ from budwood.api import ConfigError, Contributed, Contributions, LossTerm
 from budwood_lerobot.losses import bind_losses
 from budwood_lerobot.native import flat
 
-UNREADABLE = (OSError, ValueError, KeyError, CompatibilityError, DatasetGenerationError, HfHubHTTPError)
+UNREADABLE = (OSError, ValueError, KeyError, CompatibilityError, DatasetGenerationError, HTTPError)
 NEEDED = ("meta", "episodes", "num_frames", "num_episodes", "absolute_to_relative_idx")
 """What the loop reads of a dataset beside its rows."""
 

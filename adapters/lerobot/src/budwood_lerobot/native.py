@@ -18,6 +18,7 @@ from typing import Any
 
 import draccus
 from draccus.utils import DecodingError, ParsingError
+from httpx import HTTPError
 
 from budwood_lerobot.versions import check_versions
 
@@ -110,7 +111,7 @@ def policy_config(
     try:
         with without_arguments():
             saved = draccus.encode(PreTrainedConfig.from_pretrained(path, revision=revision), PreTrainedConfig)
-    except (OSError, ValueError, DecodingError) as error:
+    except (OSError, ValueError, DecodingError, HTTPError) as error:
         raise ValueError(f"{path} holds no policy of LeRobot: {flat(error)}") from error
     config = decoded(PreTrainedConfig, values, POLICY_OWNED, {**saved, **ours})
     config.pretrained_path, config.pretrained_revision = Path(path), revision
