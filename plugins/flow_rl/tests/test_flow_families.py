@@ -64,8 +64,8 @@ def test_the_network_is_that_of_the_paper():
     assert feat.shape == (2, field.feat_dim) == (2, 27)
     zero = RectifiedFlow(11, 4, 3, hidden=(8, 8, 8))
     for block in zero.net.blocks:
-        nn.init.zeros_(block[-1].weight)
-        nn.init.zeros_(block[-1].bias)
+        nn.init.zeros_(block.second.weight)
+        nn.init.zeros_(block.second.bias)
     x = torch.randn(2, 39)
     assert torch.equal(zero.net(x), zero.net.last(zero.net.first(x))), "blocks add to what goes past them"
     for hidden in ((8, 8), (8, 16, 8)):

@@ -46,8 +46,8 @@ def test_the_range_is_saved_with_the_network_and_trained_by_nothing(field):
     net, other = noise(field), noise(field)
     net.set_range(0.03, 0.3)
     other.load_state_dict(net.state_dict())
-    assert torch.equal(other.log_range, net.log_range)
-    assert "log_range" not in dict(net.named_parameters())
+    assert torch.equal(other.middle, net.middle)
+    assert "middle" not in dict(net.named_parameters())
 
 
 def test_noise_of_tokens_and_noise_that_does_not_read_the_time(field):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from budwood.api import BindingError, ContributionError
 from budwood_flow_rl.fields import FlowField, precise, repeated, rows_of
@@ -78,15 +79,16 @@ def rollout(
         if not noise_free:
             drawn = torch.randint(kernel.noisy_steps, (rows,), generator=generator, device=device)
     chain, means, stds = [x], [], []
-    for step in range(kernel.steps):
-        k = torch.full((rows,), step, dtype=torch.long, device=device)
+    if not noise_free:
+        z = normal((kernel.noisy_steps, *x.shape), generator, device, x.dtype, kernel.truncate)
+    for step, k in enumerate(torch.arange(kernel.steps, device=device)[:, None].expand(-1, rows)):
         noisy: Tensor | bool = not noise_free and step < kernel.noisy_steps
         if noisy and drawn is not None:
             noisy = drawn == step
         mean, std, _ = kernel.step_dist(field, x, k, o, noisy)
         x = mean
         if std is not None:
-            x = mean + std * normal(mean.shape, generator, device, mean.dtype, kernel.truncate)
+            x = mean + std * z[step]
             means.append(mean)
             stds.append(std)
         chain.append(x)
@@ -125,27 +127,29 @@ def log_prob(field: FlowField, kernel: Kernel, chain: Chain, o: Any) -> ChainLog
 
 def _scored(kernel: Kernel, x: Tensor, mean: Tensor, std: Tensor, first: bool) -> ChainLogProb:
     """Of ``x`` (B, S+1, H, D) under S Gaussian steps; ``first`` adds that x[:, 0] ~ N(0, I)."""
-    density, entropy = gaussian(precise(x[:, 1:]), mean, std, kernel.truncate)
+    x, real = precise(x), kernel.noisy_dims
+    if real is None:
+        steps, entropy = gaussian(x[:, 1:], mean, std, kernel.truncate)
+    else:
+        steps, entropy = gaussian(x[:, 1:, :, :real], mean[..., :real], std[..., :real], kernel.truncate)
+        padding = (0, x.shape[-1] - real)
+        steps, entropy = functional.pad(steps, padding), functional.pad(entropy, padding)
     entropy = entropy.sum(1)
     if not first:
-        return ChainLogProb(density, torch.zeros_like(entropy), entropy, std)
-    start = -(precise(x[:, 0]) ** 2 + LOG_2PI) / 2
-    return ChainLogProb(density, start, entropy + (1 + LOG_2PI) / 2, std)
+        return ChainLogProb(steps, torch.zeros_like(entropy), entropy, std)
+    start = (x[:, 0] ** 2 + LOG_2PI) / -2
+    return ChainLogProb(steps, start, entropy + (1 + LOG_2PI) / 2, std)
 
 
 def gaussian(x: Tensor, mean: Tensor, std: Tensor, truncate: float | None = None) -> tuple[Tensor, Tensor]:
-    """Log-density and entropy per element of N(mean, std^2), cut off at ``truncate`` standard deviations; 0 where std is 0."""
-    noisy = std > 0
-    safe = torch.where(noisy, std, 1.0)
-    log_std = safe.log()
-    density = -(((x - mean) / safe) ** 2 + LOG_2PI) / 2 - log_std
-    entropy = (1 + LOG_2PI) / 2 + log_std
+    """Log-density and entropy per element of N(mean, std^2), cut off at ``truncate`` standard deviations."""
+    mass, edge = 1.0, 0.0
     if truncate is not None:
         mass = math.erf(truncate / math.sqrt(2))
-        edge = math.exp(-(truncate**2) / 2) / math.sqrt(2 * math.pi)
-        density = density - math.log(mass)
-        entropy = entropy + math.log(mass) - truncate * edge / mass
-    return torch.where(noisy, density, 0.0), torch.where(noisy, entropy, 0.0)
+        edge = truncate * math.exp(-(truncate**2) / 2) / math.sqrt(2 * math.pi) / mass
+    z, log_std = (x - mean) / std, std.log()
+    density = -(torch.addcmul(log_std, z, z, value=0.5) + (LOG_2PI / 2 + math.log(mass)))
+    return density, log_std + ((1 + LOG_2PI) / 2 + math.log(mass) - edge)
 
 
 def normal(
@@ -180,6 +184,8 @@ def unflatten(actions: Tensor, K: int, H: int, D: int, hybrid: bool) -> Chain:
 
 
 def _check_finite(x: Tensor, stds: list[Tensor]) -> None:
+    if math.isfinite(x.sum().item()):
+        return
     finite = torch.isfinite(x).flatten(2).all(2)  # (B, K+1)
     if bool(finite.all()):
         return

@@ -7,7 +7,7 @@ where it is wrapped, by ``t = 1 - s`` and ``v_s = -v_t``. B rows, H horizon, D a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -17,7 +17,11 @@ from torch.nn import functional
 from budwood.api import BindingError, ConfigError
 
 Activation = Literal["relu", "mish", "tanh"]
-ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "mish": nn.Mish, "tanh": nn.Tanh}
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "mish": functional.mish,
+    "tanh": torch.tanh,
+}
 
 
 class FlowField(Protocol):
@@ -76,8 +80,23 @@ class Projection(nn.Linear):
     """A linear layer computed in float32 at least, under autocast and with half-precision weights too."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(x.device.type):
+            return functional.linear(precise(x), precise(self.weight), precise(self.bias))
         with torch.autocast(x.device.type, enabled=False):
             return functional.linear(precise(x), precise(self.weight), precise(self.bias))
+
+
+class ResidualBlock(nn.Module):
+    """x + Linear(act(Linear(act(x)))), pre-activation."""
+
+    def __init__(self, width: int, activation: Activation) -> None:
+        super().__init__()
+        self.act = ACTIVATIONS[activation]
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.second(self.act(self.first(self.act(x))))
+        return out
 
 
 class ResidualMLP(nn.Module):
@@ -90,17 +109,15 @@ class ResidualMLP(nn.Module):
                 f"a residual network has an odd number of layers of one width, not {list(hidden)}",
                 do="Give hidden as [256, 256, 256] or [512, 512, 512], for instance",
             )
-        width, act = hidden[0], ACTIVATIONS[activation]
+        width = hidden[0]
         self.first = nn.Linear(inputs, width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(act(), nn.Linear(width, width), act(), nn.Linear(width, width)) for _ in hidden[1::2]
-        )
+        self.blocks = nn.ModuleList(ResidualBlock(width, activation) for _ in hidden[1::2])
         self.last = Projection(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x.to(self.first.weight.dtype))
         for block in self.blocks:
-            x = x + block(x)
+            x = block(x)
         out: Tensor = self.last(x)
         return out
 
@@ -115,12 +132,12 @@ class TimeEmbedding(nn.Module):
         half = width // 2
         frequencies = torch.exp(-math.log(10_000) * torch.arange(half) / (half - 1))
         self.register_buffer("frequencies", frequencies, persistent=False)
-        self.layers = nn.Sequential(nn.Linear(2 * half * times, 2 * width), nn.Mish(), nn.Linear(2 * width, width))
+        self.first, self.second = nn.Linear(2 * half * times, 2 * width), nn.Linear(2 * width, width)
 
     def forward(self, times: Tensor) -> Tensor:
         angles = (times.unsqueeze(-1) * self.frequencies).flatten(1)  # (B, times half)
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        embedded: Tensor = self.layers(waves.to(next(self.layers.parameters()).dtype))
+        embedded: Tensor = self.second(functional.mish(self.first(waves.to(self.first.weight.dtype))))
         return embedded
 
 

@@ -22,7 +22,8 @@ class NoiseNet(nn.Module):
     Keep smin at 0.02 or more.
     """
 
-    log_range: Tensor
+    middle: Tensor
+    reach: Tensor
 
     def __init__(
         self,
@@ -37,7 +38,8 @@ class NoiseNet(nn.Module):
     ) -> None:
         super().__init__()
         self.horizon, self.action_dim, self.per_token, self.skip = horizon, action_dim, per_token, skip
-        self.register_buffer("log_range", torch.zeros(2))
+        self.register_buffer("middle", torch.zeros(()))
+        self.register_buffer("reach", torch.zeros(()))
         self.set_range(smin, smax)
         widths = [feat_dim - skip, *hidden]
         layers: list[nn.Module] = []
@@ -51,12 +53,14 @@ class NoiseNet(nn.Module):
                 f"noise between {smin} and {smax} is no range", do="Give 0 < smin <= smax, such as 0.10 and 0.24"
             )
         with torch.no_grad():
-            self.log_range.copy_(torch.tensor([math.log(smin), math.log(smax)], dtype=torch.float64))
+            self.middle.fill_(math.log(smin * smax) / 2)
+            self.reach.fill_(math.log(smax / smin) / 2)
 
     def forward(self, feat: Tensor) -> Tensor:
-        u = self.layers(precise(feat)[..., self.skip :])
-        low, high = precise(self.log_range)
-        sigma = torch.exp(low + (high - low) * (torch.tanh(u) + 1) / 2)  # log sigma^2 between 2 log smin and 2 log smax
+        feat = precise(feat)
+        u = self.layers(feat[..., self.skip :] if self.skip else feat)
+        # log sigma^2 = lmin + (lmax - lmin)(tanh u + 1)/2 with lmin = 2 log smin and lmax = 2 log smax
+        sigma = torch.exp(torch.addcmul(precise(self.middle), precise(self.reach), torch.tanh(u)))
         return sigma if self.per_token else sigma.reshape(-1, self.horizon, self.action_dim)
 
 
