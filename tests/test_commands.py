@@ -73,6 +73,7 @@ def test_run_and_resume(budwood: Budwood, small: Path, output: Path) -> None:
         "status": "finished",
         "steps": 256,
         "return": said.json["metrics"]["eval/return_mean"],
+        "headline": ["return", said.json["metrics"]["eval/return_mean"]],
         "started": row["started"],
         "id": result["run_id"],
     }
