@@ -122,5 +122,5 @@ def test_commands_exist(page):
 
     text = page.read_text()
     shell = "\n".join(block.text for block in blocks(page) if block.language in ("sh", "console"))
-    found = re.findall(r"^(?:\$ )?budwood ([a-z]+)", shell, re.MULTILINE) + re.findall(r"`budwood ([a-z]+)", text)
+    found = re.findall(r"^(?:\$ )?budwood ([a-z-]+)", shell, re.MULTILINE) + re.findall(r"`budwood ([a-z-]+)", text)
     assert set(found) <= {*COMMANDS, *added}
