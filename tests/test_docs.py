@@ -118,9 +118,11 @@ def test_commands_exist(page):
     """Every `budwood WORD` in a shell block or in code type is a command, of core or of a member."""
     from budwood.cli import COMMANDS
 
-    added = {item.name for item in plugins.entry_points(plugins.COMMAND_GROUP)}
+    added = {item.entry.name for item in plugins.entry_points(plugins.COMMAND_GROUP)}
 
     text = page.read_text()
     shell = "\n".join(block.text for block in blocks(page) if block.language in ("sh", "console"))
-    found = re.findall(r"^(?:\$ )?budwood ([a-z-]+)", shell, re.MULTILINE) + re.findall(r"`budwood ([a-z-]+)", text)
+    found = re.findall(r"^(?:\$ )?budwood ([a-z][a-z-]*)", shell, re.MULTILINE) + re.findall(
+        r"`budwood ([a-z][a-z-]*)", text
+    )
     assert set(found) <= {*COMMANDS, *added}
