@@ -93,7 +93,7 @@ def stock(native, observation, x0, monkeypatch):
 
 
 @every(KINDS)
-@pytest.mark.parametrize("steps", [1, 3, 4, 10])
+@pytest.mark.parametrize("steps", [1, 3, 10])
 def test_without_noise_equals_stock_sampling_to_the_bit(native, steps, monkeypatch):
     """T5."""
     setattr(native.config, STEPS_NAME[native.config.type], steps)
@@ -104,7 +104,7 @@ def test_without_noise_equals_stock_sampling_to_the_bit(native, steps, monkeypat
     theirs = stock(native, observation, x0, monkeypatch)
     ours = chain.actions[..., : field.real_dim]
     assert (theirs - x0[..., : field.real_dim]).abs().max() > 0.1
-    if native.config.type == "multi_task_dit" and steps in (3, 10):  # LeRobot's grid there is a float32 linspace
+    if native.config.type == "multi_task_dit" and steps > 1:  # LeRobot's grid there is a float32 linspace
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
     else:
         assert torch.equal(ours, theirs)
@@ -224,6 +224,7 @@ def test_padding_has_no_noise_and_no_say(native):
             assert torch.equal(mean[..., De:], chain.x[:, k + 1, :, De:])
             assert (std[..., De:] == 0).all()
             assert (std[..., :De] > 0).all()
+            torch.testing.assert_close(policy.step_noise(observation, actions)[k], std[..., :De].mean())
         last = chain.x.clone()
         last[:, -1, :, De:] += 3.0
         again, _, _ = policy.evaluate(observation, last.flatten(1))
@@ -336,14 +337,14 @@ def test_factory_makes_what_the_section_says(native, kernel):
         factory(None, None)
 
 
+@pytest.mark.slow
 @every(["smolvla"])
-@pytest.mark.parametrize("kernel", [{"name": "noisy_euler"}, {"name": "flow_sde", "level": 0.3}])
-@pytest.mark.parametrize("rate", [1e-3, 0.0])
+@pytest.mark.parametrize(("kernel", "rate"), [("noisy_euler", 3e-3), ("flow_sde", 3e-3), ("noisy_euler", 0.0)])
 def test_reward_rises_with_the_plugins_loss_and_stays_without_a_learning_rate(native, kernel, rate):
     torch.manual_seed(0)
-    learning = FlowVLALearning(FlowVLAFactory(FlowVLAConfig.model_validate({"kernel": kernel})))
+    learning = FlowVLALearning(FlowVLAFactory(FlowVLAConfig.model_validate({"kernel": {"name": kernel}})))
     policy = learning.factory.wrap(native)
-    observation, goal = tiny_observation(native, 32), 0.5
+    observation, goal = tiny_observation(native, 16), 0.5
 
     def reward(actions):
         return -(policy.chunk(actions) - goal).square().mean((1, 2))
@@ -352,12 +353,12 @@ def test_reward_rises_with_the_plugins_loss_and_stays_without_a_learning_rate(na
         before = torch.stack([reward(policy.act(observation, True)[0]).mean() for _ in range(4)]).mean()
     actor = policy.param_groups()[0]["params"]
     optimizer = torch.optim.AdamW(actor, lr=rate)
-    for _ in range(12):
+    for _ in range(10):
         with torch.no_grad():
             actions, old, _ = policy.act(observation)
             gained = reward(actions)
         advantages = (gained - gained.mean()) / gained.std()
-        for _ in range(3):
+        for _ in range(2):
             score, _, _ = policy.evaluate(observation, actions)
             loss = learning.loss(LossInputs(log_prob=score, old_log_prob=old, advantages=advantages))
             optimizer.zero_grad()
@@ -365,7 +366,7 @@ def test_reward_rises_with_the_plugins_loss_and_stays_without_a_learning_rate(na
             optimizer.step()
     with torch.no_grad():
         after = torch.stack([reward(policy.act(observation, True)[0]).mean() for _ in range(4)]).mean()
-    print(f"{kernel['name']} lr {rate}: {before:.3f} -> {after:.3f}")
+    print(f"{kernel} lr {rate}: {before:.3f} -> {after:.3f}")
     if rate:
         assert after > 0.8 * before
     else:

@@ -180,7 +180,7 @@ def _settings(kind: Kind, folder: Path) -> tuple[Any, dict[str, Any]]:
             "pretrained_backbone_weights": None,
         }
     elif kind == "smolvla":
-        vlm = {"vlm_model_name": str(_smolvlm(folder)), "load_vlm_weights": False, "num_vlm_layers": 2}
+        vlm = {"vlm_model_name": str(tiny_smolvlm(folder)), "load_vlm_weights": False, "num_vlm_layers": 2}
         images = {"resize_imgs_with_padding": (64, 64), "tokenizer_max_length": 48}
         settings |= {**chunk, **padded, **vlm, **images, "num_steps": 4, "expert_width_multiplier": 0.5}
     elif kind == "multi_task_dit":
@@ -240,7 +240,7 @@ def _toy_tokenizer(extra: tuple[str, ...] = (), named: Mapping[str, str] | None 
     )
 
 
-def _smolvlm(folder: Path) -> Path:
+def tiny_smolvlm(folder: Path) -> Path:
     """What SmolVLA reads from `vlm_model_name`: a configuration, an image processor and a tokenizer."""
     hub: Any = importlib.import_module("transformers")  # whose types do not know the fields of its configurations
     out = folder / "tiny-smolvlm"

@@ -48,8 +48,8 @@ class FlowVLAPolicy(FlowPolicy):
             critic_lr_scale=critic_lr_scale,
             warming=warming,
         )
-        noisy = kernel.noisy_dims or self.D  # padding follows the ODE, and is no term of the density
-        self.divisor = divisor(reduction, kernel.steps, kernel.hybrid, support, self.H, noisy, *executed)
+        self.noisy = kernel.noisy_dims or self.D  # padding follows the ODE, and is no term of the density
+        self.divisor = divisor(reduction, kernel.steps, kernel.hybrid, support, self.H, self.noisy, *executed)
 
     def act(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         return super().act(self.seen(obs), deterministic)
@@ -60,6 +60,11 @@ class FlowVLAPolicy(FlowPolicy):
     def seen(self, obs: Any) -> Prefix:
         """The prefix of an observation, or of one that is encoded already."""
         return obs if isinstance(obs, Prefix) else self.field.encode(obs)
+
+    def step_noise(self, obs: Any, actions: Tensor) -> Tensor:
+        """(steps,) mean std of each step over the dimensions that have noise."""
+        noise: Tensor = super().step_noise(self.seen(obs), actions)
+        return noise * (self.D / self.noisy)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """What is not frozen of the policy, and the noise, at the trainer's learning rate; the critic at its own."""
