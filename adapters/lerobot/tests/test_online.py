@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from points import Gaussian, Reach, Tokens, flat
+from robots import Nowhere
 
 from budwood import compose, tree
 from budwood.api import (
@@ -20,6 +21,7 @@ from budwood.api import (
     BindingError,
     ConfigError,
     ContributionError,
+    Contributions,
     EvalReport,
     Evaluator,
     LossTerm,
@@ -30,7 +32,10 @@ from budwood.api import (
     RunCallback,
     hookimpl,
 )
+from budwood.checkpoint import Checkpoints
 from budwood.plugins import Activation, Active, Installed
+from budwood.rhythm import Rhythm
+from budwood.session import Session
 
 pytest.importorskip("lerobot")
 from lerobot.configs import FeatureType, PolicyFeature
@@ -135,9 +140,13 @@ class Events:
     def finish(self) -> None: ...
 
 
-def numbers(events: Events) -> list[tuple[int, dict[str, float]]]:
+def numbers_of(row: Mapping[str, float]) -> dict[str, float]:
     """What was logged, without what a clock decides."""
-    return [(step, {k: v for k, v in row.items() if not k.startswith("time/")}) for step, row in events.logged]
+    return {name: value for name, value in row.items() if not name.startswith("time/")}
+
+
+def numbers(events: Events) -> list[tuple[int, dict[str, float]]]:
+    return [(step, numbers_of(row)) for step, row in events.logged]
 
 
 def same(one: Any, other: Any) -> bool:
@@ -202,6 +211,53 @@ def test_a_resumed_run_goes_on_to_the_bit(policy: Any, settings: dict[str, Any])
     assert numbers(halves) + numbers(rest) == numbers(at_once)
     assert same(whole, second)
     assert not same(whole, first)
+
+
+class Pushes(Gaussian):
+    """PushT's actions are places, of 0 to 512."""
+
+    def chunk(self, actions: Any) -> Any:
+        return 256 + 256 * super().chunk(actions)
+
+
+def test_pusht_goes_on_from_a_checkpoint_on_disk(tmp_path: Path) -> None:
+    """Its physics are brought about again by seed and actions; core's own session evaluates and saves."""
+    pytest.importorskip("gym_pusht")
+    env = {"type": "pusht", "n_envs": 2, "obs_type": "environment_state_agent_pos"}
+    store, paths = Checkpoints(tmp_path, 9), []
+
+    def run(restored: Any = None) -> tuple[Any, Nowhere]:
+        trainer, memory = built(Brings(Pushes), env=env, total_steps=96, rollout=16, epochs=1), Nowhere()
+        if restored is not None:
+            assert list(trainer.load_state_dict(restored["trainer"])) == []
+
+        def save(session: Session) -> Path:
+            state = {"trainer": trainer.state_dict(), "session": session.state_dict()}
+            paths.append(store.save(session.steps, state, {}))
+            return paths[-1]
+
+        rhythm = Rhythm(evaluate_every=32, episodes=1, checkpoint_every=32)
+        session = Session(
+            trainer,
+            Contributions(),
+            memory,
+            memory,
+            rhythm,
+            save if restored is None else None,
+            restored and restored["session"],
+        )
+        trainer.fit(session)
+        return trainer, memory
+
+    whole, records = run()
+    saved, _ = store.load(paths[0])
+    assert saved["trainer"]["steps"] == 32
+    assert [len(actions) for actions in saved["trainer"]["collector"]["episodes"]["executed"]] == [32, 32]
+    again, rest = run(saved)
+    assert same(whole, again)
+    clockless = [(step, numbers_of(row)) for step, row in records.records if step > 32]
+    assert [(step, numbers_of(row)) for step, row in rest.records] == clockless
+    assert any("eval/success_rate" in row for _, row in rest.records)
 
 
 def test_an_evaluation_changes_nothing_and_depends_on_its_seed_alone() -> None:
