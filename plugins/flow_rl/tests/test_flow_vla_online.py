@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_smolvla_learns_from_episodes_and_lerobot_loads_it(kernel, tmp_path, mon
             "tracking": {"enabled": False},
         }
     )
-    rows = [json.loads(line) for line in (result.folder / "events.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (Path(result.paths["folder"]) / "events.jsonl").read_text().splitlines()]
     logged = [row["data"] for row in rows if row["kind"] == "metrics"]
     ratios = [row["flow_vla/first_ratio_worst"] for row in logged if "flow_vla/first_ratio_worst" in row]
     assert len(ratios) == 2  # of three updates one moved the critic alone
@@ -62,5 +63,5 @@ def test_smolvla_learns_from_episodes_and_lerobot_loads_it(kernel, tmp_path, mon
 
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
-    exported = SmolVLAPolicy.from_pretrained(next(result.folder.glob("**/pretrained_model")))
+    exported = SmolVLAPolicy.from_pretrained(result.paths["native"])
     assert exported.config.num_steps == 4
