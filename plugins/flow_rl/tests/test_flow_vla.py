@@ -339,7 +339,7 @@ def test_factory_makes_what_the_section_says(native, kernel):
 
 @pytest.mark.slow
 @every(["smolvla"])
-@pytest.mark.parametrize(("kernel", "rate"), [("noisy_euler", 3e-3), ("flow_sde", 3e-3), ("noisy_euler", 0.0)])
+@pytest.mark.parametrize(("kernel", "rate"), [("flow_sde", 3e-3), ("flow_sde", 0.0)])
 def test_reward_rises_with_the_plugins_loss_and_stays_without_a_learning_rate(native, kernel, rate):
     torch.manual_seed(0)
     learning = FlowVLALearning(FlowVLAFactory(FlowVLAConfig.model_validate({"kernel": {"name": kernel}})))
@@ -349,8 +349,13 @@ def test_reward_rises_with_the_plugins_loss_and_stays_without_a_learning_rate(na
     def reward(actions):
         return -(policy.chunk(actions) - goal).square().mean((1, 2))
 
-    with torch.no_grad():
-        before = torch.stack([reward(policy.act(observation, True)[0]).mean() for _ in range(4)]).mean()
+    def noise_free():
+        """Over 64 chains, from the same noise each time."""
+        torch.manual_seed(7)
+        with torch.no_grad():
+            return torch.stack([reward(policy.act(observation, True)[0]).mean() for _ in range(4)]).mean()
+
+    before = noise_free()
     actor = policy.param_groups()[0]["params"]
     optimizer = torch.optim.AdamW(actor, lr=rate)
     for _ in range(10):
@@ -364,10 +369,9 @@ def test_reward_rises_with_the_plugins_loss_and_stays_without_a_learning_rate(na
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    with torch.no_grad():
-        after = torch.stack([reward(policy.act(observation, True)[0]).mean() for _ in range(4)]).mean()
+    after = noise_free()
     print(f"{kernel} lr {rate}: {before:.3f} -> {after:.3f}")
     if rate:
         assert after > 0.8 * before
     else:
-        assert (after - before).abs() < 0.05 * before.abs()
+        assert torch.equal(after, before)
