@@ -8,7 +8,7 @@ from torch import nn
 
 from budwood.api import ConfigError
 from budwood_flow_rl.chains import log_prob, rollout
-from budwood_flow_rl.diffusion import DDPM, Diffusion, cosine_signal
+from budwood_flow_rl.diffusion import DDPM, Diffusion, cosine_signal, denoised, posterior
 from budwood_flow_rl.families import RectifiedFlow
 
 
@@ -42,8 +42,7 @@ def test_the_posterior_is_bayes_rule():
         )
         mean = (density * grid).sum() / density.sum()
         std = ((density * (grid - mean) ** 2).sum() / density.sum()).sqrt()
-        e = (x - now.sqrt() * action) / (1 - now).sqrt()
-        found = kernel.posterior(x.reshape(1, 1, 1), e.reshape(1, 1, 1), torch.tensor([t]))
+        found = posterior(x, action, now, below)
         assert found[0].item() == pytest.approx(mean.item(), abs=1e-6)
         assert found[1].item() == pytest.approx(std.item(), abs=1e-6)
 
@@ -80,14 +79,36 @@ def test_a_chain_scores_the_same_when_it_is_replayed():
     assert replayed.std.min() >= kernel.smallest
 
 
-def test_without_exploration_the_last_step_has_no_noise():
+def test_without_noise_a_chain_is_given_by_its_start_and_ends_at_the_predicted_action():
     torch.manual_seed(0)
-    field, kernel, o = Diffusion(1, 1, 1, hidden=(32, 32, 32), steps=4), DDPM(4), torch.zeros(8, 1)
-    chain = rollout(field, kernel, o, noise_free=True)
-    last, std, _ = kernel.step_dist(field, chain.x[:, 3], torch.full((8,), 3), o, noisy=False)
-    assert std is not None
-    assert std.max() == 0
-    torch.testing.assert_close(chain.actions, last)
+    field, kernel, o, x0 = (
+        Diffusion(1, 1, 1, hidden=(32, 32, 32), steps=4),
+        DDPM(4),
+        torch.zeros(8, 1),
+        torch.randn(8, 1, 1),
+    )
+    chain = rollout(field, kernel, o, x0, noise_free=True)
+    torch.testing.assert_close(denoised(field, o, 4, x0), chain.actions, rtol=0, atol=0)
+    e, _ = field.velocity(chain.x[:, 3], torch.full((8,), 0.75), o)
+    left = kernel.signal[0].float()
+    action = (chain.x[:, 3] - (1 - left).sqrt() * e) / left.sqrt()
+    torch.testing.assert_close(chain.actions, action.clamp(-1, 1))
+
+
+def test_without_noise_the_moments_of_gaussian_data_follow_the_exact_map():
+    """DDIM is affine here: x' = below^0.5 a + (1 - below)^0.5 e with a and e affine in x."""
+    m, q, steps = 0.1, 0.15, 20
+    field, kernel = Exact(steps, m, q), DDPM(steps)
+    slope, offset = 1.0, 0.0  # of x_k in x_0
+    for k in range(steps):
+        now, below = (each.item() for each in kernel.levels(torch.tensor([steps - 1 - k]), torch.float64))
+        gain = now**0.5 * q**2 / (now * q**2 + 1 - now)  # a = m + gain (x - now^0.5 m)
+        left, right = below**0.5, ((1 - below) / (1 - now)) ** 0.5
+        by_x = left * gain + right * (1 - now**0.5 * gain)
+        offset = by_x * offset + (left - right * now**0.5) * m * (1 - gain * now**0.5)
+        slope *= by_x
+    x0 = torch.linspace(-2, 2, 9).reshape(-1, 1, 1)
+    torch.testing.assert_close(denoised(field, torch.zeros(9, 1), steps, x0), slope * x0 + offset, rtol=0, atol=1e-5)
 
 
 def test_training_finds_both_modes():
@@ -103,7 +124,7 @@ def test_training_finds_both_modes():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    x = rollout(field, DDPM(10), torch.zeros(2000, 1), noise_free=True, generator=generator).actions.flatten()
+    x = rollout(field, DDPM(10, smallest=1e-3), torch.zeros(2000, 1), generator=generator).actions.flatten()
     assert 0.4 < (x > 0).float().mean().item() < 0.6
     assert ((x.abs() - 0.6).abs() < 0.25).float().mean().item() > 0.85
 

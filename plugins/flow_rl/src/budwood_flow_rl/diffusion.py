@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from budwood.api import ConfigError
+from budwood_flow_rl.chains import rollout
 from budwood_flow_rl.fields import Activation, FlowField, MLPField, precise
 from budwood_flow_rl.kernels import Kernel
 
@@ -70,7 +71,7 @@ class Diffusion(MLPField):
 class DDPM(Kernel):
     """Ancestral sampling with the posterior's own standard deviation, at least ``smallest`` so that every step explores.
 
-    The predicted action is clipped to [-1, 1]. Without exploration the floor is 1e-3, and the last step has no noise.
+    The predicted action is clipped to [-1, 1]. Without noise a chain follows DDIM (arXiv 2010.02502), given by its x_0.
     """
 
     signal: Tensor
@@ -91,26 +92,27 @@ class DDPM(Kernel):
             )
         x = precise(x)
         e, feat = field.velocity(x, k.to(x.dtype) / self.steps, o)
-        mean, std = self.posterior(x, precise(e), self.steps - 1 - k)
+        now, below = self.levels(self.steps - 1 - k, x.dtype)
+        action = ((x - (1 - now).sqrt() * precise(e)) / now.sqrt()).clamp(-1, 1)
         if noisy is False:
-            quiet = torch.where((k < self.steps - 1)[:, None, None], std.clamp(min=1e-3), 0.0)
-            return mean, quiet.expand_as(x), feat
+            kept = (x - now.sqrt() * action) / (1 - now).sqrt()  # the noise that goes with the clipped action
+            return below.sqrt() * action + (1 - below).sqrt() * kept, None, feat
+        mean, std = posterior(x, action, now, below)
         return mean, std.clamp(min=self.smallest).expand_as(x), feat
 
-    def posterior(self, x: Tensor, e: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """-> mean (B, H, D) and std (B, 1, 1) of x_{t-1} given x_t and the action that ``e`` stands for (DDPM, eq. 7)."""
-        now = self.signal[t]
-        below = torch.where(t > 0, self.signal[(t - 1).clamp(min=0)], 1.0)  # nothing is lost at the data
-        now, below = (each[:, None, None].to(x.dtype) for each in (now, below))
-        action = ((x - (1 - now).sqrt() * e) / now.sqrt()).clamp(-1, 1)
-        kept = now / below
-        mean = (below.sqrt() * (1 - kept) * action + kept.sqrt() * (1 - below) * x) / (1 - now)
-        return mean, ((1 - kept) * (1 - below) / (1 - now)).sqrt()
+    def levels(self, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """-> alpha-bar of level t and of the one below it, (B, 1, 1) each; nothing is lost at the data."""
+        below = torch.where(t > 0, self.signal[(t - 1).clamp(min=0)], 1.0)
+        return self.signal[t][:, None, None].to(dtype), below[:, None, None].to(dtype)
+
+
+def posterior(x: Tensor, action: Tensor, now: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
+    """-> mean (B, H, D) and std (B, 1, 1) of x_{t-1} given x_t = ``x`` and the ``action`` that it leads to (DDPM, eq. 7)."""
+    kept = now / below
+    mean = (below.sqrt() * (1 - kept) * action + kept.sqrt() * (1 - below) * x) / (1 - now)
+    return mean, ((1 - kept) * (1 - below) / (1 - now)).sqrt()
 
 
 def denoised(field: Any, o: Any, K: int, x0: Tensor) -> Tensor:
-    """From noise ``x0`` (B, H, D) to an action chunk without exploration; the steps' own small noise is left out too."""
-    kernel, x = DDPM(K), x0
-    for k in range(K):
-        x, _, _ = kernel.step_dist(field, x, torch.full((len(x),), k, device=x.device), o, noisy=False)
-    return x
+    """From noise ``x0`` (B, H, D) to an action chunk in K steps, without further noise."""
+    return rollout(field, DDPM(K), o, x0, noise_free=True).actions

@@ -63,8 +63,8 @@ class FlowVLAPolicy(FlowPolicy):
 
     def step_noise(self, obs: Any, actions: Tensor) -> Tensor:
         """(steps,) mean std of each step over the dimensions that have noise."""
-        noise: Tensor = super().step_noise(self.seen(obs), actions)
-        return noise * (self.D / self.noisy)
+        noise: Tensor = super().step_noise(self.seen(obs), actions) * (self.D / self.noisy)
+        return noise
 
     def param_groups(self) -> list[dict[str, Any]]:
         """What is not frozen of the policy, and the noise, at the trainer's learning rate; the critic at its own."""
