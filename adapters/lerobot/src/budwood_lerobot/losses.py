@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from budwood.api import Contributed, LossInputs, LossTerm
-from budwood_lerobot.blame import blamed, misfit
+from budwood.api import Contributed, LossInputs, LossTerm, blamed, misfit
 
 Forward = Callable[..., tuple[torch.Tensor, dict[str, Any] | None]]
 

@@ -14,11 +14,11 @@ from lerobot.utils.constants import PRETRAINED_MODEL_DIR
 from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 
 from budwood.api import ContributionError, Contributions, Evaluation, StateTree, StepBatch, TrainerEvents
+from budwood.api.generators import generators, set_aside, set_generators
 from budwood_lerobot import state
 from budwood_lerobot.blocks import Blocks
 from budwood_lerobot.config import EnvConfig
 from budwood_lerobot.evaluation import played
-from budwood_lerobot.generators import generators, set_aside, set_generators
 
 METERS = ("loss", "grad_norm", "lr", "update_s", "dataloading_s", "samples_per_s")
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from budwood.api import CheckpointError, StateTree, storable
-from budwood_trl.generators import generators, set_generators
+from budwood.api.generators import generators, set_generators
 
 NOT_PROGRESS = ("log_history", "stateful_callbacks")
 """Of transformers' TrainerState: the journal has the history, and budwood's callbacks keep their own state."""

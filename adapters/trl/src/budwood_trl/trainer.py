@@ -21,10 +21,10 @@ from budwood.api import (
     TrainerEvents,
     WeightVector,
 )
+from budwood.api.generators import set_aside, set_generators
 from budwood_models.language_model import quiet
 from budwood_trl import state
 from budwood_trl.bridge import Bridge, StopTraining, is_number
-from budwood_trl.generators import set_aside, set_generators
 from budwood_trl.rewards import Columns, batch_width, step_batch, untouched
 
 SPEED = ("model_preparation_time", "runtime", "samples_per_second", "steps_per_second")

@@ -23,8 +23,8 @@ from budwood.api import (
     Policy,
     PolicyFactory,
     Run,
+    blamed,
 )
-from budwood_lerobot.blame import blamed
 from budwood_lerobot.config import EnvConfig, PolicyConfig
 from budwood_lerobot.devices import check_single_process, device_of
 from budwood_lerobot.native import discover, flat, without_arguments

@@ -23,9 +23,9 @@ from budwood.api import (
     StateTree,
     StepBatch,
     TrainerEvents,
+    blamed,
 )
-from budwood_lerobot.blame import blamed
-from budwood_lerobot.generators import generators, set_aside, set_generators
+from budwood.api.generators import generators, set_aside, set_generators
 from budwood_lerobot.online import evaluation
 from budwood_lerobot.online.advantages import gae, group_relative, identical
 from budwood_lerobot.online.collecting import Collector

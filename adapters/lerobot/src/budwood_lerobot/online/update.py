@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from budwood.api import Contributed, ContributionError, Contributions, LossInputs, Objective
-from budwood_lerobot.blame import blamed
+from budwood.api import Contributed, ContributionError, Contributions, LossInputs, Objective, blamed
 from budwood_lerobot.online.config import OnlineConfig
 from budwood_lerobot.online.neutral import Neutral
 from budwood_lerobot.online.samples import Samples, minibatches

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,25 +42,6 @@ def arguments(_ctx: click.Context, _param: click.Parameter, text: str | None) ->
     if not isinstance(value, dict):
         raise click.BadParameter('a JSON object is needed, as {"reset_noise_scale": 0.1}')
     return value
-
-
-class Progress:
-    """A line that is rewritten on a terminal; elsewhere a new one every ten seconds. On standard error."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._every = 0.2 if self._terminal else 10.0
-        self._next = time.monotonic() + self._every
-
-    def show(self, line: Callable[[], str]) -> None:
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + self._every
-        click.echo(f"\r\x1b[K{line()}" if self._terminal else line(), nl=not self._terminal, err=True)
-
-    def clear(self) -> None:
-        if self._terminal:
-            click.echo("\r\x1b[K", nl=False, err=True)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from budwood.api.terminal import ProgressLine
 from budwood_flow_rl.commands import _options as shared
 
 
@@ -46,7 +47,7 @@ def command(
     torch.set_num_threads(1)
     flow = load_flow(folder)
     steps = steps or steps_of(flow)
-    progress = shared.Progress()
+    progress = ProgressLine()
     found = evaluate(
         flow,
         episodes=episodes,

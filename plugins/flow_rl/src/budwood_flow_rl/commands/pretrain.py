@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from budwood.api.terminal import ProgressLine
 from budwood_flow_rl.commands import _options as shared
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def pretrain(demos: Path, out: Path, resume: bool, settings: Settings) -> dict[s
         )
     for note in training.notes:
         click.echo(note)
-    progress = shared.Progress()
+    progress = ProgressLine()
 
     def show(step: int, metrics: Any) -> None:
         losses = "".join(

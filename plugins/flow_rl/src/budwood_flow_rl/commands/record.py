@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from budwood.api.terminal import ProgressLine
 from budwood_flow_rl.commands import _options as shared
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def command(
         from budwood_flow_rl import recording
 
         zipped = Path(policy).suffix == ".zip"
-        progress = shared.Progress()
+        progress = ProgressLine()
         found = _zip(Path(policy), algo, env_id, env_args, vecnormalize, trust) if zipped else None
         with nullcontext(found) if found is not None else recording.of_run(policy, steps) as expert:
             demonstrations = recording.record(

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from budwood.api.terminal import ProgressLine
 from budwood_lcqa_selector.commands import _options as shared
 from budwood_lcqa_selector.metrics import Estimate
 from budwood_lcqa_selector.records import PoolRow
@@ -78,7 +79,7 @@ def command(
     methods = Methods(encoder, reranker, answering.seed, tuning)
     selectors = {name: methods.make(name) for name in names}
     rows = list(reading.retrieved())
-    progress = shared.Progress()
+    progress = ProgressLine()
     results: dict[str, dict[str, Estimate]] = {}
     with AnswerCache(answering.file(out)) as answers:
         asker = None if no_answers else answering.asker(answers)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import click
 
+from budwood.api.terminal import ProgressLine
 from budwood_lcqa_selector.commands import _options as shared
 from budwood_lcqa_selector.records import PoolRow, write_rows
 from budwood_lcqa_selector.strategies import STRATEGIES
@@ -85,7 +86,7 @@ def command(
     pooling = pools.pooling()
     path = answering.file(out)
     tally = Tally()
-    progress = shared.Progress()
+    progress = ProgressLine()
 
     with AnswerCache(path) as answers:
         asker = answering.asker(answers)

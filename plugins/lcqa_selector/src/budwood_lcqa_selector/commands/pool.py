@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from budwood.api.terminal import ProgressLine
 from budwood_lcqa_selector.commands import _options as shared
 from budwood_lcqa_selector.records import PoolRow, write_rows
 
@@ -27,7 +28,7 @@ def command(reading: shared.Reading, out: Path, pools: shared.Pools) -> dict[str
       budwood lcqa pool qasper.jsonl --format longbench --chunker semantic --retriever hybrid --out pools.jsonl
     """
     pooling = pools.pooling()
-    progress = shared.Progress()
+    progress = ProgressLine()
     recalls: list[float] = []
     sizes: list[int] = []
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from budwood.api.terminal import ProgressLine
 from budwood_lcqa_selector.commands import _options as shared
 from budwood_lcqa_selector.records import PoolRow, write_rows
 
@@ -33,7 +34,7 @@ def command(reading: shared.Reading, out: Path, n: int, generator: str, key_env:
 
     if generator in ("extractive", "symbolic"):
         raise click.UsageError(f"--generator {generator} computes answers; other words need a language model")
-    progress = shared.Progress()
+    progress = ProgressLine()
     made = {"questions": 0, "rewrites": 0}
 
     def rows(model: Any) -> Iterator[PoolRow]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from budwood.api.terminal import ProgressLine
 from budwood_lcqa_selector.commands import _options as shared
 from budwood_lcqa_selector.records import DataError, PoolRow
 
@@ -77,7 +78,7 @@ def command(
         )
     stages = (RECALL.model_copy(update={"max_steps": steps // 2}), PRECISION)
     training = Training(stages, mode, steps=steps)
-    progress = shared.Progress()
+    progress = ProgressLine()
 
     def after(at: Step) -> None:
         progress.show(

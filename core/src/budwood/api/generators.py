@@ -1,4 +1,4 @@
-"""All random generators that a training on TRL draws from, as a state tree: python, numpy, torch."""
+"""The random generators of a process (python, numpy, torch) as a state tree. Imports torch, so it is asked for by name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from budwood.api import StateTree
+from budwood.api.state import StateTree
 
 
 def generators() -> StateTree:
+    """The state of every generator that belongs to the process and not to an object."""
     version, words, gauss = random.getstate()
     algorithm, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
