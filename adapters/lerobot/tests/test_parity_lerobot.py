@@ -24,7 +24,7 @@ def trained(made: OfflineTrainer, contributions: Contributions | None = None) ->
     return memory
 
 
-def bare(kind: str, dataset: Path, steps: int, **changes: Any) -> tuple[Any, list[dict[str, float]]]:
+def bare(policy: str | dict[str, Any], dataset: Path, steps: int, **changes: Any) -> tuple[Any, list[dict[str, float]]]:
     """LeRobot's train script in short, on its own functions: a policy after ``steps`` steps, and the numbers of each."""
     import draccus
     from accelerate import Accelerator
@@ -39,23 +39,24 @@ def bare(kind: str, dataset: Path, steps: int, **changes: Any) -> tuple[Any, lis
     from lerobot.utils.random_utils import set_seed
     from lerobot.utils.utils import cycle
 
+    settings = POLICIES[policy] if isinstance(policy, str) else policy
     args = {**ARGS, **changes}
     rows = {"repo_id": "local/middle", "root": str(dataset)}
-    policy_config = draccus.decode(PreTrainedConfig, {**POLICIES[kind], "device": "cpu", "push_to_hub": False})
+    policy_config = draccus.decode(PreTrainedConfig, {**settings, "device": "cpu", "push_to_hub": False})
     config = draccus.decode(TrainPipelineConfig, {"dataset": rows, **args})
     config.policy, config.steps = policy_config, steps
     config.optimizer, config.scheduler = policy_config.get_optimizer_preset(), policy_config.get_scheduler_preset()
     accelerator = Accelerator(step_scheduler_with_optimizer=False, cpu=True)
     set_seed(3, accelerator)
     data = make_dataset(config)
-    policy = make_policy(policy_config, ds_meta=data.meta)
+    made = make_policy(policy_config, ds_meta=data.meta)
     preprocessor, _ = make_pre_post_processors(policy_config, dataset_stats=data.meta.stats)
-    optimizer, scheduler = make_optimizer_and_scheduler(config, policy)
+    optimizer, scheduler = make_optimizer_and_scheduler(config, made)
     sampler = EpisodeAwareSampler(
         data.meta.episodes["dataset_from_index"], data.meta.episodes["dataset_to_index"], shuffle=True, seed=3
     )
     loader = torch.utils.data.DataLoader(data, batch_size=config.batch_size, sampler=sampler)
-    policy, optimizer, loader, scheduler = accelerator.prepare(policy, optimizer, loader, scheduler)
+    made, optimizer, loader, scheduler = accelerator.prepare(made, optimizer, loader, scheduler)
     meters = {name: AverageMeter(name) for name in ("loss", "grad_norm", "lr", "update_s")}
     tracker = MetricsTracker(config.batch_size, data.num_frames, data.num_episodes, meters, accelerator=accelerator)
     history, batches = [], cycle(loader)
@@ -63,12 +64,12 @@ def bare(kind: str, dataset: Path, steps: int, **changes: Any) -> tuple[Any, lis
         batch = next(batches)
         assert batch["observation.image"].dtype == torch.float32  # frames of a video would be bytes
         update_policy(
-            tracker, policy, preprocessor(batch), optimizer, config.optimizer.grad_clip_norm, accelerator, scheduler
+            tracker, made, preprocessor(batch), optimizer, config.optimizer.grad_clip_norm, accelerator, scheduler
         )
         tracker.step()
         history.append({f"train/{name}": value for name, value in tracker.to_dict().items() if name != "steps"})
         tracker.reset_averages()
-    return policy, history
+    return made, history
 
 
 @pytest.mark.parametrize("kind", POLICIES)
