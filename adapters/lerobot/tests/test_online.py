@@ -455,3 +455,18 @@ def test_a_policy_that_reads_what_the_environment_does_not_give() -> None:
     }
     with pytest.raises(ConfigError, match=r"reads observation\.images\.top, and the environment gives observation"):
         built(Brings(Wraps()), policy={**ACT, "input_features": features, "pretrained_backbone_weights": None})
+
+
+def test_a_policy_that_reads_a_history_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(**given: Any) -> Any:
+        raise AssertionError("the policy was made")
+
+    monkeypatch.setattr("lerobot.policies.make_policy", made)
+    with pytest.raises(ConfigError) as caught:
+        built(Brings(Wraps()), policy={"type": "diffusion"})
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(
+        "trainer.policy: the policy diffusion reads the last 2 observations (n_obs_steps), and this loop"
+    )
+    assert "Set n_obs_steps: 1" in text

@@ -91,6 +91,7 @@ class _Native:
         from lerobot.policies import make_pre_post_processors
 
         self._section, self._env, self._device = section, env, device
+        _check_history(section.native(device))
         self.first: Any = self._load()
         config = self.first.config
         self.before, self.after = make_pre_post_processors(
@@ -135,6 +136,17 @@ class _Native:
         self.before.save_pretrained(target)
         self.after.save_pretrained(target)
         return target
+
+
+def _check_history(config: Any) -> None:
+    """:raises ConfigError: the policy reads more than the last observation."""
+    if config.n_obs_steps > 1:
+        raise ConfigError(
+            f"the policy {config.type} reads the last {config.n_obs_steps} observations (n_obs_steps), and this loop shows and "
+            "keeps one for each decision: what happened between two decisions, inside a chunk, is never observed",
+            where="trainer.policy",
+            do="Set n_obs_steps: 1 and train the policy so, or give it to algo: offline, which has histories",
+        )
 
 
 def _factory(config: OnlineConfig, contributions: Contributions) -> Contributed[PolicyFactory]:
