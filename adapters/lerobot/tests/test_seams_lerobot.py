@@ -19,7 +19,7 @@ from robots import ACT, DIFFUSION, nod_policy, planned
 
 from budwood.api import Capabilities, ConfigError, PluginError, Run, hookimpl
 from budwood.compose import KINDS
-from budwood_lerobot import blocks, devices, native, versions
+from budwood_lerobot import blocks, devices, native, online, versions
 from budwood_lerobot.config import OfflineConfig
 from budwood_lerobot.graft import graft_capabilities
 from budwood_lerobot.offline import build, capabilities
@@ -27,7 +27,7 @@ from budwood_lerobot.plugin import LeRobot
 from budwood_lerobot.sections import Sections
 
 ROOT = Path(__file__).parents[3]
-TABLE = ROOT / "docs" / "seams" / "lerobot.md"
+PAGES = ROOT / "docs" / "seams"
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +38,35 @@ def columns() -> dict[str, Capabilities]:
     return {"offline": capabilities(), "graft": grafted}
 
 
+ONLINE = {"online": online.capabilities()}
+
+
 def test_every_kind_is_bound_or_refused_with_a_reason(columns: dict[str, Capabilities]) -> None:
-    for name, found in columns.items():
+    for name, found in {**columns, **ONLINE}.items():
         for kind in KINDS:
             assert (kind in found.seams) != (kind in found.refused), f"{name}: {kind}"
             assert found.refused.get(kind, "a reason"), f"{name}: {kind}"
 
 
-def test_the_matrix_of_the_docs_is_the_one_of_the_code(columns: dict[str, Capabilities]) -> None:
-    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", TABLE.read_text(), re.MULTILINE)
-    width = len(columns) - 1
-    written = {kind: [part.strip() for part in cells.split("|")] for kind, cells in rows if cells.count("|") == width}
-    expected = {
+def table(page: str) -> dict[str, list[str]]:
+    """Contribution -> its cells, of the first table of a page."""
+    text = (PAGES / page).read_text()
+    first = text[text.index("| contribution |") :].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", first, re.MULTILINE)
+    return {kind: [part.strip() for part in cells.split("|")] for kind, cells in rows}
+
+
+def grades(columns: dict[str, Capabilities]) -> dict[str, list[str]]:
+    return {
         kind: [found.seams[kind].grade if kind in found.seams else "-" for found in columns.values()] for kind in KINDS
     }
-    assert written == expected
+
+
+def test_the_matrices_of_the_docs_are_those_of_the_code(columns: dict[str, Capabilities]) -> None:
+    assert table("lerobot.md") == grades(columns)
+    assert table("lerobot_online.md") == grades(ONLINE)
+    told = (PAGES / "lerobot_online.md").read_text().partition("A loss may need")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", told)) == online.LOSS_INPUTS | online.CRITIC_INPUTS
 
 
 def test_nothing_else_can_be_grafted() -> None:
