@@ -44,6 +44,22 @@ def test_a_package_that_is_not_there() -> None:
         PolicyConfig.model_validate({"type": "nod", "discover_packages_path": "noding"})
 
 
+def test_beside_a_path_lerobot_wants_the_package_named_under_env(
+    trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes every ``--policy.*`` beside ``--policy.path`` for a field of the saved configuration."""
+    from lerobot.configs.eval import EvalPipelineConfig
+    from nodding.envs import NodEnv
+
+    path = trainer(NOD).export(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lerobot-eval", f"--policy.path={path}", "--env.discover_packages_path=nodding"])
+    assert EvalPipelineConfig(env=NodEnv()).policy is not None
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--policy.discover_packages_path=nodding"])
+    with pytest.raises(SystemExit):
+        EvalPipelineConfig(env=NodEnv())
+    assert "unrecognized arguments: --discover_packages_path=nodding" in capsys.readouterr().err
+
+
 def command(name: str, *given: str) -> str:
     """One of LeRobot's own commands, in a process of its own."""
     env = {**os.environ, "PYTHONPATH": str(HERE), "HF_HUB_OFFLINE": "1"}
@@ -92,9 +108,9 @@ def test_lerobots_own_commands_know_a_package_by_its_path(trainer: Any, dataset:
     assert same(parameters(made.native), load_file(theirs / "model.safetensors"))
     path = made.export(tmp_path / "ours")
     command(
-        "lerobot-eval", "--policy.discover_packages_path=nodding", f"--policy.path={path}", "--policy.device=cpu",
-        "--env.type=nodding", "--env.discover_packages_path=nodding", "--eval.n_episodes=4", "--eval.batch_size=2",
-        "--seed=40", f"--output_dir={tmp_path / 'eval'}",
+        "lerobot-eval", f"--policy.path={path}", "--policy.device=cpu", "--env.type=nodding",
+        "--env.discover_packages_path=nodding", "--eval.n_episodes=4", "--eval.batch_size=2", "--seed=40",
+        f"--output_dir={tmp_path / 'eval'}",
     )  # fmt: skip
     overall = json.loads((tmp_path / "eval" / "eval_info.json").read_text())["overall"]
     assert overall["pc_success"] == pytest.approx(100 * rightward(range(40, 44)))
