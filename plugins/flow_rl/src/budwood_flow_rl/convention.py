@@ -33,7 +33,12 @@ class Evidence:
 
 
 def check_convention(
-    field: FlowField, o: Any, draws: int = 32, steps: int = 8, generator: torch.Generator | None = None
+    field: FlowField,
+    o: Any,
+    draws: int = 32,
+    steps: int = 8,
+    generator: torch.Generator | None = None,
+    where: str = "flow policy",
 ) -> Convention:
     """Refuses a trained field whose velocities cannot be those of data time (s = 0 noise, s = 1 data, x + d v).
 
@@ -50,9 +55,13 @@ def check_convention(
     if min(right, wrong) > TRAINED:
         return "undetermined"
     if found.spread > WIDER:
-        raise _wrong(f"integration spreads noise {found.spread:.2f} times as wide instead of drawing it together")
+        raise _wrong(
+            f"integration spreads noise {found.spread:.2f} times as wide instead of drawing it together", where
+        )
     if wrong < CLEARLY * right:
-        raise _wrong(f"velocities point {'at' if found.end == wrong else 'away from'} one place where they should not")
+        raise _wrong(
+            f"velocities point {'at' if found.end == wrong else 'away from'} one place where they should not", where
+        )
     return "data time" if right < CLEARLY * wrong else "undetermined"
 
 
@@ -73,9 +82,9 @@ def measure(field: FlowField, o: Any, draws: int, steps: int, generator: torch.G
     return Evidence(std(x0 + start), std(x0 - start), std(x0 + end), std(x0 - end), std(sample(field, many, steps, x0)))
 
 
-def _wrong(finding: str) -> BindingError:
+def _wrong(finding: str, where: str) -> BindingError:
     return BindingError(
         f"the velocity field runs in the wrong direction of time: {finding}",
-        where="flow policy",
+        where=where,
         do="Where the network counts noise time t (1 is noise), give it t = 1 - s and return minus its velocity",
     )
