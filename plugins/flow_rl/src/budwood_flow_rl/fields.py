@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -144,8 +144,11 @@ class TimeEmbedding(nn.Module):
 class MLPField(nn.Module):
     """A residual network on [chunk, time embedding, observation]; the families say what its times are.
 
-    ``feat`` is [time embedding without gradient (``time_dim``), observation]: ``feat_dim`` numbers a row.
+    ``feat`` is [time embedding without gradient (``time_dim``), observation]: ``feat_dim`` numbers a row. ``stateless`` says
+    that ``velocity`` keeps no tensor between calls.
     """
+
+    stateless: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ Grid: s_k = k/K for k = 0..K-1. B rows, H horizon, D action dimension, K steps, 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,24 +57,27 @@ class Kernel(nn.Module):
         s = k.to(x.dtype) / self.steps
         v, feat = field.velocity(x, s, o, torch.full_like(s, 1 / self.steps))
         v = precise(v)
-        euler = x + (1 / self.steps) * v
-        if self.clip_mean is not None:
-            euler = euler.clamp(-self.clip_mean, self.clip_mean)
         if noisy is False:
-            return euler, None, feat
-        mean, std = self.noisy_step(x, v, euler, k, feat)
-        if self.noisy_dims is not None:
-            columns = torch.arange(x.shape[-1], device=x.device) < self.noisy_dims
-            noisy = columns.expand_as(x) & (noisy if noisy is True else noisy[:, None, None])
-        elif noisy is not True:
-            noisy = noisy[:, None, None].expand_as(x)
-        if noisy is True:
-            return mean, std, feat
-        return torch.where(noisy, mean, euler), torch.where(noisy, std, 0.0), feat
+            return self.euler(x, v), None, feat
+        mean, std = self.noisy_step(x, v, k, feat, noisy)
+        return mean, std, feat
 
-    def noisy_step(self, x: Tensor, v: Tensor, euler: Tensor, k: Tensor, feat: Tensor) -> tuple[Tensor, Tensor]:
-        """-> mean and std (B, H, D) of rows that are all stochastic."""
+    def euler(self, x: Tensor, v: Tensor) -> Tensor:
+        """The ODE's own step."""
+        mean = x + (1 / self.steps) * v
+        return mean if self.clip_mean is None else mean.clamp(-self.clip_mean, self.clip_mean)
+
+    def noisy_step(
+        self, x: Tensor, v: Tensor, k: Tensor, feat: Tensor, noisy: Tensor | Literal[True]
+    ) -> tuple[Tensor, Tensor]:
+        """-> mean and std (B, H, D); what is not ``noisy``, a row or a dimension, has the ODE's step and std 0."""
         raise NotImplementedError
+
+    def noisy_columns(self, x: Tensor) -> Tensor:
+        """(D,) or (1,): the dimensions that noise is kept to."""
+        if self.noisy_dims is None:
+            return torch.ones(1, dtype=torch.bool, device=x.device)
+        return torch.arange(x.shape[-1], device=x.device) < self.noisy_dims
 
 
 class NoisyEuler(Kernel):
@@ -95,11 +98,47 @@ class NoisyEuler(Kernel):
         )
         self.noise = noise
 
-    def noisy_step(self, x: Tensor, v: Tensor, euler: Tensor, k: Tensor, feat: Tensor) -> tuple[Tensor, Tensor]:
-        return euler, self.noise(feat)
+    def noisy_step(
+        self, x: Tensor, v: Tensor, k: Tensor, feat: Tensor, noisy: Tensor | Literal[True]
+    ) -> tuple[Tensor, Tensor]:
+        mean, std = self.euler(x, v), self.noise(feat)
+        if noisy is not True:
+            std = torch.where(noisy[:, None, None], std, 0.0)
+        if self.noisy_dims is not None:
+            std = torch.where(self.noisy_columns(x), std, 0.0)
+        return mean, std
 
 
-class FlowSDE(Kernel):
+class LinearKernel(Kernel):
+    """Steps whose mean is linear in x and v, by coefficients that the step alone decides."""
+
+    def __init__(self, steps: int, noisy_steps: int, *, noisy_dims: int | None = None) -> None:
+        super().__init__(steps, noisy_steps, noisy_dims=noisy_dims)
+        self._tables: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+    def coefficients(self) -> Tensor:
+        """(K, 3) float64: what multiplies x, v and a standard normal number in step k."""
+        raise NotImplementedError
+
+    def table(self, x: Tensor) -> Tensor:
+        """(2 K, 3, 1, D or 1) as ``x`` is: rows k are stochastic steps, in noisy dimensions, and rows K + k the ODE's."""
+        key = (x.shape[-1], x.dtype, x.device)
+        if key not in self._tables:
+            with torch.inference_mode(False):  # it outlives the sampling that asks for it, and gradients pass by it
+                ode = torch.tensor([1.0, 1 / self.steps, 0.0], dtype=torch.float64)[:, None, None]
+                noisy = torch.where(self.noisy_columns(x).cpu(), self.coefficients()[..., None, None], ode)
+                self._tables[key] = torch.cat([noisy, ode.expand_as(noisy)]).to(x.device, x.dtype)
+        return self._tables[key]
+
+    def noisy_step(
+        self, x: Tensor, v: Tensor, k: Tensor, feat: Tensor, noisy: Tensor | Literal[True]
+    ) -> tuple[Tensor, Tensor]:
+        row = k if noisy is True else torch.where(noisy, k, k + self.steps)
+        of_x, of_v, std = self.table(x).index_select(0, row).unbind(1)
+        return of_x * x + of_v * v, std.expand_as(x)
+
+
+class FlowSDE(LinearKernel):
     """The SDE that has the marginals of the ODE, sigma_t = a sqrt(t/(1-t)): Flow-GRPO (arXiv 2505.05470), piRL (2510.25889).
 
     With ``hybrid`` one step a row is stochastic, drawn uniformly, and the others follow the ODE. ``ignore_last`` keeps the
@@ -124,25 +163,20 @@ class FlowSDE(Kernel):
         super().__init__(steps, steps - 1 if ignore_last else steps, noisy_dims=noisy_dims)
         self.level, self.hybrid = level, hybrid
 
-    def coefficients(self, k: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """-> the weight of the drift towards the data, and the std of the step, (B,) each.
+    def coefficients(self) -> Tensor:
+        """x + d v - w (x - s v), where x - s v is the noise that x is predicted to have come from, E[e | x].
 
-        sigma_t^2 d/(2t) = a^2 d/(2(1-t)), and sqrt(d) sigma_t, at t = 1 - k/K; t = 1 - 1/K stands for t = 1 in 1 - t. As
-        d/(1-t) = 1/k this divides by no t, and is finite at every step.
+        w = sigma_t^2 d/(2t) = a^2 d/(2(1-t)), and the std is sqrt(d) sigma_t, at t = 1 - k/K; t = 1 - 1/K stands for t = 1
+        in 1 - t. As d/(1-t) = 1/k this divides by no t, and is finite at every step.
         """
-        divisor = k.clamp(min=1).to(dtype)
+        k = torch.arange(self.steps, dtype=torch.float64)
+        divisor = k.clamp(min=1)
         weight = self.level**2 / (2 * divisor)
         std = self.level * torch.sqrt((self.steps - k) / (self.steps * divisor))
-        return weight, std
-
-    def noisy_step(self, x: Tensor, v: Tensor, euler: Tensor, k: Tensor, feat: Tensor) -> tuple[Tensor, Tensor]:
-        weight, std = (each[:, None, None] for each in self.coefficients(k, x.dtype))
-        s = (k.to(x.dtype) / self.steps)[:, None, None]
-        noise = x - s * v  # the noise that x is predicted to have come from, E[e | x]
-        return euler - weight * noise, std.expand_as(x)
+        return torch.stack([1 - weight, 1 / self.steps + weight * k / self.steps, std], dim=1)
 
 
-class FlowCPS(Kernel):
+class FlowCPS(LinearKernel):
     """Coefficient-preserving sampling (arXiv 2509.05952): noise of the step is taken out of what is left of the first noise.
 
     The last step has no noise left, so K - 1 steps are stochastic.
@@ -152,9 +186,9 @@ class FlowCPS(Kernel):
         super().__init__(steps, steps - 1, noisy_dims=noisy_dims)
         self.level = level
 
-    def noisy_step(self, x: Tensor, v: Tensor, euler: Tensor, k: Tensor, feat: Tensor) -> tuple[Tensor, Tensor]:
-        s = (k.to(x.dtype) / self.steps)[:, None, None]
-        left = ((self.steps - 1 - k).to(x.dtype) / self.steps)[:, None, None]  # t - d
-        data, noise = x + (1 - s) * v, x - s * v
-        angle = math.pi * self.level / 2
-        return (1 - left) * data + left * math.cos(angle) * noise, (left * math.sin(angle)).expand_as(x)
+    def coefficients(self) -> Tensor:
+        """(1 - t + d) (x + (1 - s) v) + (t - d) (cos(pi a / 2) (x - s v) + sin(pi a / 2) z)."""
+        s = torch.arange(self.steps, dtype=torch.float64) / self.steps
+        left, angle = (1 - 1 / self.steps) - s, math.pi * self.level / 2
+        kept = left * math.cos(angle)
+        return torch.stack([1 - left + kept, (1 - left) * (1 - s) - kept * s, left * math.sin(angle)], dim=1)
