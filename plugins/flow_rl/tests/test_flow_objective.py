@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from budwood.api import ContributionError, LossInputs
 from budwood_flow_rl.chains import log_prob, rollout
+from budwood_flow_rl.critic import Critic
 from budwood_flow_rl.families import RectifiedFlow, sample
 from budwood_flow_rl.kernels import FlowSDE, NoisyEuler
+from budwood_flow_rl.losses import W2
 from budwood_flow_rl.noise import NoiseNet
-from budwood_flow_rl.objective import clipped, ppo_loss
+from budwood_flow_rl.objective import ppo_loss
+from budwood_flow_rl.policy import FlowPolicy
 from budwood_flow_rl.reductions import divisor, joint
-from budwood_flow_rl.regularisers import bc, bc_term, frozen, w2, w2_term
+from budwood_flow_rl.regularisers import bc, frozen, w2
 
 SHAPE = {"H": 4, "D": 5, "C": 3, "De": 2}
 
@@ -138,17 +142,6 @@ def test_a_log_probability_that_is_not_finite_stops_with_one_sentence():
         ppo_loss(torch.tensor([0.0, math.nan, math.inf, 1.0]), torch.zeros(4), torch.ones(4), 0.2, 0.2)
 
 
-def test_the_objective_hands_its_metrics_over():
-    seen = []
-    objective = clipped(0.1, 0.2, 3.0, seen.append, dual=3.0)
-    new, old, advantages = torch.randn(5), torch.randn(5), torch.randn(5)
-    loss = objective.fn(LossInputs(log_prob=new, old_log_prob=old, advantages=advantages))
-    expected, metrics = ppo_loss(new, old, advantages, 0.1, 0.2, 3.0, 3.0)
-    assert torch.equal(loss, expected)
-    assert seen == [metrics]
-    assert objective.needs == {"log_prob", "old_log_prob", "advantages"}
-
-
 # ---- regularisers --------------------------------------------------------------------------------------------------------
 
 
@@ -185,15 +178,13 @@ def test_w2_of_shifted_gaussians_is_exact():
     assert w2(one, other, torch.zeros(9, 1), torch.randn(9, 1, 2), 3).item() == pytest.approx(0.4**2 + 4, rel=1e-5)
 
 
-def test_w2_term_draws_noise_and_zeros_only_on_demand(field, monkeypatch):
+def test_the_w2_term_draws_noise_and_zeros_only_on_demand(field, kernel, monkeypatch):
     o, drawn = torch.randn(6, 5), []
     monkeypatch.setattr("budwood_flow_rl.regularisers.w2", lambda *args: drawn.append(args[3]) or torch.tensor(0.0))
-    inputs = LossInputs(obs=o)
+    policy = FlowPolicy(field, kernel, Critic(5, (8, 8, 8), 0.0), frozen=frozen(field))
+    inputs = LossInputs(obs=o, log_prob=torch.zeros(6), policy=SimpleNamespace(network=policy))
     for zero in (False, True):
-        term = w2_term(field, frozen(field), 4, 0.5, zero_x0=zero)
-        term.fn(inputs)
-    assert term.weight == 0.5
-    assert term.needs == {"obs"}
+        W2(zero)(inputs)
     assert drawn[0].shape == drawn[1].shape == (6, 2, 3)
     assert drawn[0].std() > 0.5
     assert (drawn[1] == 0).all()
@@ -218,4 +209,3 @@ def test_bc_is_smallest_where_the_policy_is_the_frozen_one(field, hybrid):
     for parameter in field.parameters():
         parameter.data -= 0.02 * parameter.grad
     assert loss() < away
-    assert bc_term(field, old, kernel, 0.1).needs == {"obs"}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import torch
 from torch import Tensor
 
-from budwood.api import ContributionError, LossInputs, Objective
+from budwood.api import ContributionError
 
 Metrics = dict[str, Tensor]
 
@@ -56,23 +54,3 @@ def ppo_loss(
             "log_prob_beyond_1": beyond,
         }
     return -surrogate.mean(), metrics
-
-
-def clipped(
-    clip_low: float,
-    clip_high: float,
-    divisor: float,
-    record: Callable[[Mapping[str, Tensor]], None],
-    dual: float | None = None,
-    clamp: bool = False,
-) -> Objective:
-    """:func:`ppo_loss` as a trainer's objective; ``record`` is given the metrics of every minibatch."""
-
-    def fn(inputs: LossInputs) -> Tensor:
-        loss, metrics = ppo_loss(
-            inputs.log_prob, inputs.old_log_prob, inputs.advantages, clip_low, clip_high, divisor, dual, clamp
-        )
-        record(metrics)
-        return loss
-
-    return Objective("flow_rl", fn, needs=frozenset({"log_prob", "old_log_prob", "advantages"}))

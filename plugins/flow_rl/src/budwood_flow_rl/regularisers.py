@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from budwood.api import LossInputs, LossTerm
 from budwood_flow_rl.chains import log_prob, rollout
 from budwood_flow_rl.families import sample
-from budwood_flow_rl.fields import FlowField, rows_of
+from budwood_flow_rl.fields import FlowField
 from budwood_flow_rl.kernels import Kernel
 
 
@@ -35,19 +34,3 @@ def bc(field: FlowField, frozen: FlowField, kernel: Kernel, o: Any, generator: t
     elements = log_prob(field, kernel, rollout(frozen, kernel, o, generator=generator), o).elements
     terms = 1 if kernel.hybrid else kernel.noisy_steps + 1
     return -elements.mean() / terms
-
-
-def w2_term(field: FlowField, frozen: FlowField, K: int, weight: float, zero_x0: bool = False) -> LossTerm:
-    """``zero_x0`` copies the reference, whose noise is zero: one path a state is held, and the others are free."""
-
-    def fn(inputs: LossInputs) -> Tensor:
-        rows, device = rows_of(inputs.obs)
-        draw = torch.zeros if zero_x0 else torch.randn
-        x0 = draw(rows, field.horizon, field.action_dim, device=device)
-        return w2(field, frozen, inputs.obs, x0, K)
-
-    return LossTerm("w2", fn, weight, needs=frozenset({"obs"}))
-
-
-def bc_term(field: FlowField, frozen: FlowField, kernel: Kernel, weight: float) -> LossTerm:
-    return LossTerm("bc", lambda inputs: bc(field, frozen, kernel, inputs.obs), weight, needs=frozenset({"obs"}))
