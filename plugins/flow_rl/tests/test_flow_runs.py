@@ -20,9 +20,10 @@ from budwood.testing import check_plugin
 from budwood_flow_rl import point
 from budwood_flow_rl.callback import FlowCallback
 from budwood_flow_rl.config import FlowConfig
+from budwood_flow_rl.families import RectifiedFlow
 from budwood_flow_rl.noise import const_schedule_itr
 from budwood_flow_rl.report import sections
-from budwood_flow_rl.saved import load_flow
+from budwood_flow_rl.saved import load_flow, save_flow
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[3]
@@ -168,6 +169,22 @@ def test_the_range_of_the_noise_follows_its_schedule(flow, tmp_path):
     np.testing.assert_allclose(sigmas, expected, rtol=1e-5)
 
 
+def test_a_policy_that_is_reset_has_the_noise_of_now_and_a_critic_that_warms_up_again(flow, tmp_path, monkeypatch):
+    original = FlowCallback.on_update_end
+
+    def resetting(self, control):
+        original(self, control)
+        if control.steps == 3 * 512:
+            control.reset_policy(7)
+
+    monkeypatch.setattr(FlowCallback, "on_update_end", resetting)
+    schedule = {"noise": "const_schedule_itr", "critic_warmup": 2}
+    result = run(config(flow, tmp_path, total=3_072, every=None, schedule=schedule))
+    expected = [const_schedule_itr(k / 6, 0.10, 0.24)[0] for k in range(6)]
+    np.testing.assert_allclose(series(result, "flow_rl/sigma_mean"), expected, rtol=1e-5)
+    assert series(result, "flow_rl/warming") == [1.0, 1.0, 0.0, 1.0, 1.0, 0.0], "reset after the third"
+
+
 # ---- what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +210,24 @@ def test_flows_that_do_not_fit_are_refused_before_anything_is_trained(flow, tmp_
     refused(ConfigError, changed({"chunk": {"execute": 5}}), "5 actions cannot be executed of the 4")
     refused(ConfigError, changed(normalize={"obs": True}), "env.normalize.obs", "scaled already")
     refused(CheckpointError, changed({"init": str(tmp_path / "nowhere")}), "nowhere", "budwood flow-rl pretrain")
+    assert not list((tmp_path / "none").glob("*/status.json")), "nothing was begun"
+
+
+def test_a_flow_that_was_trained_in_noise_time_is_refused_before_anything_is_trained(flow, tmp_path):
+    saved = load_flow(flow)
+    torch.manual_seed(0)
+    field = RectifiedFlow(**saved.field.arguments() | {"hidden": [64, 64, 64]})
+    optimizer = torch.optim.Adam(field.parameters(), 3e-3)
+    for _ in range(300):
+        o, e, t = 2 * torch.rand(128, field.obs_dim) - 1, torch.randn(128, 4, field.action_dim), torch.rand(128, 1, 1)
+        actions = 0.5 * o[:, :1, None].expand_as(e)
+        v, _ = field.velocity((1 - t) * actions + t * e, t.flatten(), o)  # as LeRobot trains: t = 1 is noise, v = e - a
+        optimizer.zero_grad()
+        (v - (e - actions)).square().mean().backward()
+        optimizer.step()
+    save_flow(tmp_path / "flow", field, saved.normalisation, saved.meta)
+    made = config(tmp_path / "flow", tmp_path / "none", total=512, every=None)
+    refused(BindingError, made, "plugins.flow_rl.init", "the wrong direction of time", "t = 1 - s")
     assert not list((tmp_path / "none").glob("*/status.json")), "nothing was begun"
 
 

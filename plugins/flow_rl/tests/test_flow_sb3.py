@@ -16,6 +16,7 @@ from stable_baselines3.common.distributions import DiagGaussianDistribution
 from torch.distributions import Normal
 
 from budwood.planning import explain
+from budwood_flow_rl.config import ScheduleConfig
 from budwood_flow_rl.kernels import NoisyEuler
 
 torch.set_num_threads(1)
@@ -268,6 +269,23 @@ def test_while_the_critic_warms_up_the_actor_has_no_gradient():
     for name, tensor in flow.state_dict().items():
         assert tensor.equal(before[name]) == (not name.startswith("critic")), name
     assert all(parameter.grad is None for parameter in flow.field.parameters())
+
+
+def test_constant_noise_is_the_bottom_of_its_range():
+    flow = model_of(kernel={"name": "noisy_euler", "sigma": [0.1, 0.3]}, schedule={"noise": "const"}).policy.network
+    obs = torch.randn(8, 3)
+    np.testing.assert_allclose(flow.step_noise(obs, flow.act(obs)[0]), [0.1] * 4, rtol=1e-6)
+    assert "sigma is the range's bottom" in ScheduleConfig.model_fields["noise"].description
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_noise_is_the_same_at_every_step_if_it_does_not_read_the_time(blind):
+    flow = model_of(kernel={"name": "noisy_euler", "time_independent": blind}).policy.network
+    obs = torch.randn(8, 3)
+    steps = flow.step_noise(obs, flow.act(obs)[0])
+    assert (len(set(steps.tolist())) == 1) == blind
+    one, other = (flow.step_noise(obs[row : row + 1], flow.act(obs[row : row + 1])[0]) for row in (0, 1))
+    assert not torch.equal(one, other), "it reads the observation"
 
 
 @pytest.mark.parametrize("term", ["w2", "bc"])

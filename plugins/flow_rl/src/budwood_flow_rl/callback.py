@@ -15,6 +15,7 @@ from budwood_flow_rl.kernels import NoisyEuler
 from budwood_flow_rl.losses import FlowObjective
 from budwood_flow_rl.noise import SCHEDULES
 from budwood_flow_rl.policy import FlowPolicy
+from budwood_flow_rl.start import FlowStart
 
 PLUGIN = "flow_rl"
 ROWS = 256
@@ -22,10 +23,16 @@ ROWS = 256
 
 
 class FlowCallback(RunCallback):
-    """``model()`` is the Stable-Baselines3 model, once it is built."""
+    """``model()`` is the Stable-Baselines3 model, once it is built; ``start`` makes its policy, anew after a reset.
 
-    def __init__(self, config: FlowConfig, objective: FlowObjective, model: Callable[[], Any]) -> None:
-        self.config, self.objective, self._model = config, objective, model
+    ``iterations`` counts those of the policy of now.
+    """
+
+    def __init__(
+        self, config: FlowConfig, objective: FlowObjective, start: FlowStart, model: Callable[[], Any]
+    ) -> None:
+        self.config, self.objective, self.start, self._model = config, objective, start, model
+        self._followed: FlowPolicy | None = None
         self.iterations = 0
         self.progress = 0.0
         self.env_steps_before = 0
@@ -50,6 +57,8 @@ class FlowCallback(RunCallback):
         self._follow_schedule()
 
     def on_rollout_end(self, control: RunControl, rollout: Rollout) -> None:
+        if self.policy is not self._followed:  # reset: a critic that is new warms up, as the first one did
+            self.iterations, self._followed = 0, self.policy
         counters = self._counters()
         new = {name: value - self._counted[name] for name, value in counters.items()}
         self._counted = counters
@@ -96,7 +105,8 @@ class FlowCallback(RunCallback):
 
     def _follow_schedule(self) -> None:
         """A range changed between collection and update would change the old log-probabilities; here it does not."""
-        policy = self.policy
+        policy = self._followed = self.policy
+        self.start.progress = self.progress
         policy.warming = self.iterations < self.config.schedule.critic_warmup
         if isinstance(policy.kernel, NoisyEuler):
             assert isinstance(self.config.kernel, NoisyEulerConfig)

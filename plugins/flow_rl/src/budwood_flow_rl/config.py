@@ -47,6 +47,9 @@ class NoisyEulerConfig(Config):
         default=None, gt=0, description="clip the mean to +- this; kills gradients where actions saturate"
     )
     truncate: float | None = Field(default=None, gt=0, description="truncate z at +- this; ReinFlow has 3")
+    time_independent: bool = Field(
+        default=False, description="sigma from the observation alone, the same at every step; ReinFlow on images"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -125,7 +128,7 @@ class ScheduleConfig(Config):
     noise: Literal["learn", "learn_decay", "const", "const_schedule_itr"] = Field(
         default="learn",
         description="learn: range of sigma kept; learn_decay: its top lowered after 35 % of the run; const: sigma is the "
-        "range's top; const_schedule_itr: one sigma that rises and falls again",
+        "range's bottom; const_schedule_itr: one sigma that rises and falls again",
     )
     critic_warmup: int = Field(default=2, ge=0, description="iterations in which the critic alone learns")
 

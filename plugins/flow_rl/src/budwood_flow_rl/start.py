@@ -13,6 +13,7 @@ import torch
 from budwood.api import Array, ConfigError, Run
 from budwood_flow_rl.chunks import ChainActions, ChainShape
 from budwood_flow_rl.config import DDPMConfig, FlowConfig, FlowCPSConfig, FlowSDEConfig
+from budwood_flow_rl.convention import check_convention
 from budwood_flow_rl.critic import Critic
 from budwood_flow_rl.diffusion import DDPM, Diffusion
 from budwood_flow_rl.families import FAMILIES
@@ -23,6 +24,7 @@ from budwood_flow_rl.saved import SavedFlow, load_flow
 
 HORIZON = 4
 """Actions of a chunk where neither the configuration nor a saved flow says."""
+INIT = "plugins.flow_rl.init"
 
 
 @dataclass
@@ -33,6 +35,8 @@ class FlowStart:
     config: FlowConfig
     env_id: str | None
     obs_normalised: bool
+    progress: float = 0.0
+    """Of the run, in [0, 1]: a policy that is made anew in its middle begins with the noise range of then."""
 
     @classmethod
     def of(cls, run: Run) -> FlowStart:
@@ -45,7 +49,7 @@ class FlowStart:
             return None
         saved = load_flow(Path(self.config.init))
         env_id = self.env_id if saved.meta.env_id is not None else None
-        saved.require("plugins.flow_rl.init", horizon=self.config.chunk.horizon, env_id=env_id)
+        saved.require(INIT, horizon=self.config.chunk.horizon, env_id=env_id)
         self._check_kernel(saved.field)
         if self.obs_normalised:
             raise ConfigError(
@@ -53,6 +57,8 @@ class FlowStart:
                 where="env.normalize.obs",
                 do="Set it to false; rewards may be normalised",
             )
+        if saved.field.name in FAMILIES:
+            check_convention(saved.field, _observations(saved), generator=torch.Generator().manual_seed(0), where=INIT)
         return saved
 
     def _check_kernel(self, field: Any) -> None:
@@ -97,14 +103,14 @@ class FlowStart:
         wrapped = ChainActions(env, self.shape, data)
         if data is not None and len(data[0]) != wrapped.action_dim:
             assert self.saved is not None
-            self.saved.require("plugins.flow_rl.init", action_dim=wrapped.action_dim)
+            self.saved.require(INIT, action_dim=wrapped.action_dim)
         return wrapped
 
     def __call__(self, observations: Any, actions: Any) -> FlowPolicy:
         config, saved, shape = self.config, self.saved, self.shape
         obs_dim, action_dim = observations.shape[0], shape.action_dim(actions.shape[0])
         if saved is not None:
-            saved.require("plugins.flow_rl.init", obs_dim=obs_dim, action_dim=action_dim)
+            saved.require(INIT, obs_dim=obs_dim, action_dim=action_dim)
             field = deepcopy(saved.field)
         else:
             field = self._random_field(obs_dim, action_dim)
@@ -138,7 +144,15 @@ class FlowStart:
             return DDPM(steps, kernel.smallest)
         if isinstance(kernel, FlowCPSConfig):
             return FlowCPS(steps, kernel.level)
-        low, high = SCHEDULES[self.config.schedule.noise](0.0, *kernel.sigma)
-        noise = NoiseNet(field.feat_dim, field.horizon, field.action_dim, kernel.hidden, low, high)
+        low, high = SCHEDULES[self.config.schedule.noise](self.progress, *kernel.sigma)
+        skip = field.time_dim if kernel.time_independent else 0
+        noise = NoiseNet(field.feat_dim, field.horizon, field.action_dim, kernel.hidden, low, high, skip=skip)
         clamp = 1.0 if self.config.parity.clamp_action else None
         return NoisyEuler(steps, noise, kernel.clip_mean, kernel.truncate, clamp_last=clamp)
+
+
+def _observations(saved: SavedFlow) -> torch.Tensor:
+    """(4, O) scaled observations within the range of the demonstrations: its middle, and three at random."""
+    shape = (3, len(saved.normalisation.observations.low))
+    drawn = 2 * torch.rand(shape, generator=torch.Generator().manual_seed(0)) - 1
+    return torch.cat([torch.zeros(1, shape[1]), drawn])

@@ -19,6 +19,9 @@ class FlowNoiseConfig(NoisyEulerConfig):
         default=[0.08, 0.16], min_length=2, max_length=2, description="range of sigma, in the policy's normalised units"
     )
     hidden: list[Width] = Field(default=[128, 64], min_length=1, description="widths of the noise head")
+    time_independent: Literal[False] = Field(
+        default=False, description="always false: the expert's action tokens have read the time"
+    )
 
 
 class PrefixCriticConfig(Config):
