@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from budwood.api import LossInputs, LossTerm, Objective
 from budwood_flow_rl import regularisers
-from budwood_flow_rl.config import FlowConfig
+from budwood_flow_rl.config import ClipConfig, FlowConfig
 from budwood_flow_rl.objective import ppo_loss
 from budwood_flow_rl.policy import FlowPolicy
 
 
-class FlowObjective:
-    """PPO's clipped loss on the reduced log-ratio. ``drain`` gives the means over an update, and of its first minibatch
-    how far the ratio was from 1 before anything had moved."""
+class Clipping(Protocol):
+    """A section of the configuration that says how the loss is clipped."""
 
-    def __init__(self, config: FlowConfig) -> None:
+    @property
+    def clip(self) -> ClipConfig: ...
+
+    @property
+    def clip_range(self) -> tuple[float, float]: ...
+
+
+class FlowObjective:
+    """PPO's clipped loss on the reduced log-ratio; ``clamp`` as in :func:`ppo_loss`. ``drain`` gives the means over an
+    update, and of its first minibatch how far the ratio was from 1 before anything had moved."""
+
+    def __init__(self, config: Clipping, clamp: bool = False) -> None:
         self.low, self.high = config.clip_range
-        self.dual, self.clamp = config.clip.dual, config.parity.clamp_log_prob
-        self.discount = config.clip.discount
+        self.dual, self.discount, self.clamp = config.clip.dual, config.clip.discount, clamp
         self._seen: dict[str, list[float]] = defaultdict(list)
 
     def __call__(self, inputs: LossInputs) -> Tensor:
@@ -94,6 +104,7 @@ def loss_terms(config: FlowConfig) -> Iterable[LossTerm]:
 
 
 def policy_of(inputs: LossInputs) -> FlowPolicy:
-    policy = inputs.policy.network
+    """The flow policy that a trainer shows a loss: bare, or as the network of Stable-Baselines3's policy."""
+    policy = getattr(inputs.policy, "network", inputs.policy)
     assert isinstance(policy, FlowPolicy), "another plugin wraps the policy of flow_rl"
     return policy

@@ -43,7 +43,7 @@ class FlowRL:
         from budwood_flow_rl.losses import FlowObjective
 
         if self._objective is None:
-            self._objective = FlowObjective(run.section)
+            self._objective = FlowObjective(run.section, run.section.parity.clamp_log_prob)
         return self._objective
 
     @hookimpl
