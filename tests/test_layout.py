@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,8 +128,14 @@ def test_constraints_name_no_place():
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
-def test_config_opens_with_its_command_and_validates(path):
+def test_config_opens_with_its_command_and_validates(path, tmp_path, monkeypatch):
+    """What its heading says to run before it, as ``python -m`` one of our modules, is run before it."""
     from budwood.planning import explain
+
+    monkeypatch.chdir(tmp_path)
+    for module, words in re.findall(r"^#\s+python -m (budwood_\S+)(.*)$", path.read_text(), re.MULTILINE):
+        monkeypatch.setattr(sys, "argv", [module, *words.split()])
+        runpy.run_module(module, run_name="__main__")
 
     assert path.read_text().startswith(f"# budwood run {path.relative_to(ROOT)}")
     assert path.parent.name in {folder.name for folder in [*ADAPTERS, *PLUGINS]}
