@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from budwood.api import Config
 from budwood_flow_rl.config import ClipConfig, FlowCPSConfig, FlowSDEConfig, NoisyEulerConfig
@@ -66,7 +66,31 @@ class FlowVLAConfig(Config):
     )
 
     @property
+    def per_step(self) -> bool:
+        if self.clip.per is not None:
+            return self.clip.per == "step"
+        return isinstance(self.kernel, FlowSDEConfig) and not self.kernel.hybrid
+
+    @property
     def clip_range(self) -> tuple[float, float]:
         """(eps below, eps above)."""
         low = self.clip.low or (0.01 if self.reduction == "mean_n" else 0.2)
         return low, self.clip.high or low
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        kernel, problems = self.kernel, []
+        hybrid = isinstance(kernel, FlowSDEConfig) and kernel.hybrid
+        if hybrid and self.clip.per == "step":
+            problems.append(
+                "clip.per: a hybrid chain has one stochastic step, so chain and step are the same; leave it out"
+            )
+        if not self.per_step and self.clip.discount != 1:
+            problems.append("clip.discount: discounts steps, and the ratio here is the chain's; set clip.per: step")
+        if isinstance(kernel, FlowSDEConfig) and kernel.ignore_last and not hybrid:
+            problems.append("kernel.ignore_last: says which steps are drawn, and without hybrid all are stochastic")
+        if not isinstance(kernel, FlowNoiseConfig) and self.noise_schedule != "learn":
+            problems.append(f"noise_schedule: is about the noise head, and {kernel.name} has none")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self

@@ -54,6 +54,7 @@ class FlowVLAFactory:
             support=config.support,
             x0=config.x0,
             critic_lr_scale=critic.lr_scale,
+            per_step=config.per_step,
         )
         policy.to(next(native.parameters()).device)
         if self.trained is None:

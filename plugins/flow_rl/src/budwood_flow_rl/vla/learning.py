@@ -1,8 +1,6 @@
-"""The policy loss of a run on a large policy, what it logs of every update, and the range of its noise over the run."""
+"""What follows a run on a large policy: its numbers of every update, the range of its noise, and which way its time runs."""
 
 from __future__ import annotations
-
-from collections import defaultdict
 
 import numpy as np
 import torch
@@ -12,63 +10,43 @@ from budwood.api import (
     Array,
     BindingError,
     BudwoodError,
-    LossInputs,
-    Objective,
     Rollout,
     RunCallback,
     RunControl,
     StateTree,
 )
+from budwood_flow_rl.convention import check_convention
 from budwood_flow_rl.kernels import NoisyEuler
+from budwood_flow_rl.losses import FlowObjective
 from budwood_flow_rl.noise import SCHEDULES
-from budwood_flow_rl.objective import ppo_loss
 from budwood_flow_rl.vla.config import FlowNoiseConfig
 from budwood_flow_rl.vla.factory import FlowVLAFactory
 from budwood_flow_rl.vla.policy import FlowVLAPolicy
 
+PLUGIN = "flow_vla"
 ROWS = 16
 """Chains of a rollout that the noise of each step is averaged over, at most."""
 
 
 class FlowVLALearning(RunCallback):
-    """``factory`` knows the policy once the trainer is built. ``progress`` in [0, 1] decides the range of the noise, which
-    changes between an update and the next collection only."""
+    """``factory`` knows the policy once the trainer is built, ``objective`` is its loss. ``progress`` in [0, 1] decides the
+    range of the noise, which changes between an update and the next collection only."""
 
     def __init__(self, factory: FlowVLAFactory) -> None:
         self.factory, self.config = factory, factory.config
+        self.objective = FlowObjective(self.config)
         self.progress = 0.0
-        self._seen: dict[str, list[float]] = defaultdict(list)
+        self._metrics: dict[str, float] = {}
 
     @property
     def policy(self) -> FlowVLAPolicy:
         assert self.factory.trained is not None, "the trainer has wrapped no policy"
         return self.factory.trained
 
-    def objective(self) -> Objective:
-        return Objective("flow_ppo", self.loss, frozenset({"log_prob", "old_log_prob", "advantages"}))
-
-    def loss(self, inputs: LossInputs) -> Tensor:
-        """PPO's clipped loss on the reduced log-ratio."""
-        low, high = self.config.clip_range
-        loss, metrics = ppo_loss(
-            inputs.log_prob,
-            inputs.old_log_prob,
-            inputs.advantages,
-            low,
-            high,
-            self.policy.divisor,
-            self.config.clip.dual,
-        )
-        if not self._seen:
-            self._seen["first_ratio_worst"] = [float(metrics["joint_ratio_worst"])]
-        for name, value in metrics.items():
-            self._seen[name].append(float(value))
-        return loss
-
     def without_rollouts(self) -> BudwoodError | None:
         return BindingError(
             "a flow policy learns from rollouts, and this trainer shows none",
-            where="plugins.flow_vla",
+            where=f"plugins.{PLUGIN}",
             do="Use trainer.algo: online",
         )
 
@@ -85,13 +63,17 @@ class FlowVLALearning(RunCallback):
             return torch.as_tensor(array.reshape(-1, *array.shape[2:])[chosen], device=device)
 
         obs = {name: rows(np.asarray(value)) for name, value in rollout.obs.items()}
-        steps = self.policy.step_noise(obs, rows(actions))
-        metrics = {f"sigma/step_{k}": float(sigma) for k, sigma in enumerate(steps)}
-        control.log({f"flow_vla/{name}": value for name, value in metrics.items()})
+        steps = self.policy.step_noise(obs, rows(actions)).tolist()
+        self._metrics = {
+            "sigma_mean": sum(steps) / len(steps),
+            **{f"sigma/step_{k}": sigma for k, sigma in enumerate(steps)},
+        }
+        if self.progress == 0:  # nothing has moved yet
+            self._metrics["data_time"] = float(self._runs_in_data_time(obs))
 
     def on_update_end(self, control: RunControl) -> None:
-        control.log({f"flow_vla/{name}": sum(values) / len(values) for name, values in self._seen.items()})
-        self._seen.clear()
+        self._metrics |= self.objective.drain()
+        control.log({f"{PLUGIN}/{name}": value for name, value in self._metrics.items()})
         self.progress = min(1.0, control.steps / control.total_steps)
         self._follow_schedule()
 
@@ -100,6 +82,16 @@ class FlowVLALearning(RunCallback):
 
     def load_state_dict(self, state: StateTree) -> None:
         self.progress = state["progress"]
+
+    @torch.no_grad()
+    def _runs_in_data_time(self, obs: dict[str, Tensor]) -> bool:
+        """Whether the velocities show it, on one observation; False if they show nothing, as random weights do.
+
+        :raises BindingError: they show that time runs the other way.
+        """
+        one = self.policy.seen({name: value[:1] for name, value in obs.items()})
+        generator = torch.Generator(one.device).manual_seed(0)
+        return check_convention(self.policy.field, one, generator=generator) == "data time"
 
     def _follow_schedule(self) -> None:
         kernel, config = self.policy.kernel, self.config.kernel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from budwood.api import Objective, PolicyFactory, Run, RunCallback, hookimpl
+from budwood.api import History, Objective, PolicyFactory, ReportSection, Run, RunCallback, hookimpl
 
 if TYPE_CHECKING:
     from budwood_flow_rl.vla.learning import FlowVLALearning
@@ -37,8 +37,14 @@ class FlowVLA:
 
     @hookimpl
     def objective(self, run: Run) -> Objective:
-        return self._of(run).objective()
+        return self._of(run).objective.as_objective()
 
     @hookimpl
     def callbacks(self, run: Run) -> Iterable[RunCallback]:
         return [self._of(run)]
+
+    @hookimpl
+    def report_sections(self, run: Run, history: History) -> Iterable[ReportSection]:
+        from budwood_flow_rl.vla.report import sections
+
+        return sections(history)

@@ -35,7 +35,7 @@ class FlowVLAPolicy(FlowPolicy):
         support: Support = "all",
         x0: StartNoise = "random",
         critic_lr_scale: float = 1.0,
-        warming: bool = False,
+        per_step: bool = False,
     ) -> None:
         super().__init__(
             field,
@@ -46,10 +46,11 @@ class FlowVLAPolicy(FlowPolicy):
             support=support,
             x0=x0,
             critic_lr_scale=critic_lr_scale,
-            warming=warming,
+            per_step=per_step,
         )
         self.noisy = kernel.noisy_dims or self.D  # padding follows the ODE, and is no term of the density
-        self.divisor = divisor(reduction, kernel.steps, kernel.hybrid, support, self.H, self.noisy, *executed)
+        alone = kernel.hybrid or per_step
+        self.divisor = divisor(reduction, kernel.noisy_steps, alone, support, self.H, self.noisy, *executed)
 
     def act(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         return super().act(self.seen(obs), deterministic)
@@ -62,7 +63,7 @@ class FlowVLAPolicy(FlowPolicy):
         return obs if isinstance(obs, Prefix) else self.field.encode(obs)
 
     def step_noise(self, obs: Any, actions: Tensor) -> Tensor:
-        """(steps,) mean std of each step over the dimensions that have noise."""
+        """(K,) mean std of each step over the dimensions that have noise."""
         noise: Tensor = super().step_noise(self.seen(obs), actions) * (self.D / self.noisy)
         return noise
 
