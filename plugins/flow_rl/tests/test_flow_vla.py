@@ -1,14 +1,17 @@
 """Fields of LeRobot's policies: stock sampling to the bit, replayed likelihoods, gradients, padding, refusals."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lerobot")
 
 from budwood.api import BindingError, ChunkPolicy, LossInputs, NativePolicyFactory  # noqa: E402
 from budwood_flow_rl.chains import rollout  # noqa: E402
+from budwood_flow_rl.convention import check_convention  # noqa: E402
 from budwood_flow_rl.families import sample  # noqa: E402
 from budwood_flow_rl.kernels import FlowSDE, NoisyEuler  # noqa: E402
 from budwood_flow_rl.noise import NoiseNet  # noqa: E402
@@ -124,13 +127,13 @@ def test_noise_time_is_the_float_that_lerobot_has():
 def test_a_known_field_leads_to_its_data_in_the_declared_time_only(native, monkeypatch):
     """Straight paths to a point g: v_t = (x - g)/t, and v_s = (g - x)/(1 - s) in data time; Euler is exact on them."""
     observation, field = tiny_observation(native, ROWS), field_of(native)
-    goal = start(field, seed=5)
+    goal = start(field, seed=5, rows=1)
 
     def by_noise_time(*_, x_t, timestep, **__):
-        return (x_t - goal) / timestep[:, None, None]
+        return (x_t - goal) / timestep[:, None, None].clamp(min=0.01)
 
     def by_data_time(x, s, conditioning_vec):
-        return (goal - x) / (1 - s)[:, None, None]
+        return (goal - x) / (1 - s)[:, None, None].clamp(min=0.01)
 
     if native.config.type in NOISE_TIME:
         monkeypatch.setattr(native.model, "denoise_step", by_noise_time)
@@ -138,13 +141,33 @@ def test_a_known_field_leads_to_its_data_in_the_declared_time_only(native, monke
         monkeypatch.setattr(native.noise_predictor, "forward", by_data_time)
     monkeypatch.setattr(type(field), "velocity", _without_feat)
     x0, prefix = start(field), field.encode(observation)
-    torch.testing.assert_close(sample(field, prefix, 4, x0), goal, rtol=0, atol=1e-5)
-    torch.testing.assert_close(
-        stock(native, observation, x0, monkeypatch), goal[..., : field.real_dim], rtol=0, atol=1e-5
-    )
-    field.noise_time = not field.noise_time
+    torch.testing.assert_close(sample(field, prefix, 4, x0), goal.expand_as(x0), rtol=0, atol=1e-5)
+    with monkeypatch.context() as patched:
+        theirs = stock(native, observation, x0, patched)
+    torch.testing.assert_close(theirs, goal[..., : field.real_dim].expand_as(theirs), rtol=0, atol=1e-5)
+    assert check_convention(field, prefix) == "data time"
+    logged = begun(native, observation)
+    assert logged["flow_vla/data_time"] == 1.0
+    assert logged["flow_vla/sigma_mean"] > 0
+    monkeypatch.setattr(type(field), "noise_time", not field.noise_time)
+    with pytest.raises(BindingError, match="wrong direction of time"):
+        begun(native, observation)
     wrong = sample(field, prefix, 4, x0)
     assert not torch.isfinite(wrong).all() or (wrong - goal).abs().max() > 0.5
+
+
+def begun(native, observation):
+    """What is logged of a first rollout and its update."""
+    learning, logged = FlowVLALearning(FlowVLAFactory(FlowVLAConfig())), {}
+    actions, _, _ = learning.factory.wrap(native).act(observation)
+    rows = SimpleNamespace(
+        actions=actions.detach().numpy()[None], obs={name: value.numpy()[None] for name, value in observation.items()}
+    )
+    control = SimpleNamespace(log=logged.update, steps=3, total_steps=6)
+    learning.on_rollout_end(control, rows)
+    learning.on_update_end(control)
+    assert learning.progress == 0.5
+    return logged
 
 
 def _without_feat(self, x, s, o, h=None):
@@ -313,10 +336,20 @@ def test_a_policy_that_cannot_be_replayed_here_is_refused(native, folder, monkey
 
 
 @every(KINDS)
-@pytest.mark.parametrize("kernel", [{"name": "noisy_euler"}, {"name": "flow_sde"}, {"name": "flow_cps"}])
-def test_factory_makes_what_the_section_says(native, kernel):
+@pytest.mark.parametrize(
+    ("kernel", "divisor"),
+    [
+        ({"name": "noisy_euler"}, 5),
+        ({"name": "flow_sde"}, 1),
+        ({"name": "flow_sde", "hybrid": False}, 1),
+        ({"name": "flow_cps"}, 4),
+    ],
+    ids=["noise", "hybrid", "sde", "cps"],
+)
+def test_factory_makes_what_the_section_says(native, kernel, divisor):
     native.config.n_action_steps = EXECUTED
-    factory = FlowVLAFactory(FlowVLAConfig.model_validate({"kernel": kernel}))
+    learning = FlowVLALearning(FlowVLAFactory(FlowVLAConfig.model_validate({"kernel": kernel})))
+    factory = learning.factory
     assert isinstance(factory, NativePolicyFactory)
     policy = factory.wrap(native)
     assert isinstance(policy, ChunkPolicy)
@@ -324,11 +357,18 @@ def test_factory_makes_what_the_section_says(native, kernel):
     assert factory.trained is policy
     factory.wrap(copy.deepcopy(native))
     assert factory.trained is policy
-    actions, score, value = policy.act(tiny_observation(native, ROWS))
+    observation = tiny_observation(native, ROWS)
+    with torch.no_grad():
+        actions, score, value = policy.act(observation)
+        again, _, _ = policy.evaluate(observation, actions)
     assert policy.chunk(actions).shape == (ROWS, EXECUTED, 4)
     assert score.shape == value.shape == (ROWS,)
-    assert policy.divisor == (1.0 if kernel["name"] == "flow_sde" else 5.0)
-    _, score, _ = policy.act(tiny_observation(native, ROWS), deterministic=True)
+    assert policy.divisor == divisor
+    assert policy.stored == (4 if kernel.get("hybrid") is False else 0), "the full process clips every step by itself"
+    inputs = {"actions": actions, "log_prob": again, "old_log_prob": score, "advantages": torch.ones(ROWS)}
+    assert learning.objective(LossInputs(**inputs, policy=policy)).item() == pytest.approx(-1, abs=1e-5)
+    assert learning.objective.drain()["first_ratio_worst"] <= 1e-4
+    _, score, _ = policy.act(observation, deterministic=True)
     assert (score == 0).all()
     native.config.n_action_steps = 99
     with pytest.raises(BindingError, match="99 actions cannot be executed of the 8"):
@@ -337,41 +377,64 @@ def test_factory_makes_what_the_section_says(native, kernel):
         factory(None, None)
 
 
+@pytest.mark.parametrize(
+    ("section", "finding"),
+    [
+        ({"clip": {"per": "step"}}, "one stochastic step"),
+        ({"clip": {"discount": 0.9}}, "set clip.per: step"),
+        ({"kernel": {"name": "flow_sde", "hybrid": False, "ignore_last": True}}, "without hybrid all are stochastic"),
+        ({"noise_schedule": "learn_decay"}, "flow_sde has none"),
+    ],
+)
+def test_settings_without_effect_are_refused(section, finding):
+    with pytest.raises(ValidationError, match=finding):
+        FlowVLAConfig.model_validate(section)
+
+
+LEARNS = [
+    ("smolvla", "flow_sde", 1e-3),
+    ("smolvla", "flow_sde", 0.0),
+    ("smolvla", "noisy_euler", 1e-3),
+    ("multi_task_dit", "noisy_euler", 1e-3),
+]
+
+
 @pytest.mark.slow
-@every(["smolvla"])
-@pytest.mark.parametrize(("kernel", "rate"), [("flow_sde", 3e-3), ("flow_sde", 0.0)])
+@pytest.mark.parametrize(("native", "kernel", "rate"), LEARNS, indirect=["native"])
 def test_reward_rises_with_the_plugins_loss_and_stays_without_a_learning_rate(native, kernel, rate):
+    """40 updates of 64 chains; at the published sigma most of what a chain earns is decided by its x_0, so few do not do."""
     torch.manual_seed(0)
     learning = FlowVLALearning(FlowVLAFactory(FlowVLAConfig.model_validate({"kernel": {"name": kernel}})))
-    policy = learning.factory.wrap(native)
-    observation, goal = tiny_observation(native, 16), 0.5
+    policy, goal = learning.factory.wrap(native), 0.5
+    observation = {name: value.repeat_interleave(4, 0) for name, value in tiny_observation(native, 16).items()}
 
     def reward(actions):
         return -(policy.chunk(actions) - goal).square().mean((1, 2))
 
     def noise_free():
-        """Over 64 chains, from the same noise each time."""
-        torch.manual_seed(7)
-        with torch.no_grad():
+        """Over 256 chains, from the same noise each time."""
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(7)
             return torch.stack([reward(policy.act(observation, True)[0]).mean() for _ in range(4)]).mean()
 
     before = noise_free()
     actor = policy.param_groups()[0]["params"]
-    optimizer = torch.optim.AdamW(actor, lr=rate)
-    for _ in range(10):
+    optimizer = torch.optim.AdamW(actor, lr=rate, weight_decay=0.0)
+    for _ in range(40):
         with torch.no_grad():
             actions, old, _ = policy.act(observation)
             gained = reward(actions)
-        advantages = (gained - gained.mean()) / gained.std()
+        inputs = {"actions": actions, "old_log_prob": old, "advantages": (gained - gained.mean()) / gained.std()}
         for _ in range(2):
             score, _, _ = policy.evaluate(observation, actions)
-            loss = learning.loss(LossInputs(log_prob=score, old_log_prob=old, advantages=advantages))
+            loss = learning.objective(LossInputs(**inputs, log_prob=score, policy=policy))
             optimizer.zero_grad()
             loss.backward()
+            torch.nn.utils.clip_grad_norm_(actor, 1.0)
             optimizer.step()
     after = noise_free()
-    print(f"{kernel} lr {rate}: {before:.3f} -> {after:.3f}")
+    print(f"{native.config.type} {kernel} lr {rate}: {before:.2f} -> {after:.2f}; {learning.objective.drain()}")
     if rate:
-        assert after > 0.8 * before
+        assert after > 0.5 * before
     else:
         assert torch.equal(after, before)
