@@ -187,6 +187,25 @@ def test_a_policy_that_may_not_move_does_not_learn() -> None:
     np.testing.assert_array_equal(trainer.evaluate(32, 1).returns, before)
 
 
+@pytest.mark.parametrize("edge", [0.0, np.inf], ids=["some", "all"])
+def test_a_group_whose_returns_are_equal_is_left_out_of_the_update(
+    edge: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the left of the edge every reward is 0."""
+    real = Reach._distance
+    monkeypatch.setattr(Reach, "_distance", lambda self: 1.0 if self.goal[0] < edge else real(self))
+    settings = {"advantage": "group", "group_size": 2, "rollout": 4, "epochs": 1, "minibatch": 1}
+    trainer, events = built(Brings(Tokens), env={"n_envs": 16}, total_steps=192, **settings), Events()
+    trainer.fit(events)
+    shares, before = [], 0
+    for steps, row in events.logged:
+        shares.append(row["rollout/identical_share"])
+        assert row.get("train/minibatches", 0) == round((1 - shares[-1]) * (steps - before))
+        before = steps
+    assert set(shares) == {1.0} if edge else 0 < np.mean(shares) < 1
+    assert bool(trainer.update.count) == (not edge)
+
+
 # ---- state ---------------------------------------------------------------------------------------------------------
 
 
