@@ -164,7 +164,7 @@ def main() -> None:
         one, other = paired(lambda kernel=kernel: sampled(field, kernel, o), plain, options.pairs, options.repeats)
         report(title, ("ours", "plain loop"), one, other)
 
-    with torch.no_grad():
+    with torch.inference_mode():
         x, k, s = torch.randn(ENVS, H, D), torch.zeros(ENVS, dtype=torch.long), torch.zeros(ENVS)
         networks = spent(lambda: (lambda found: noise(found[1]))(field.velocity(x, s, o, s)), 10 * options.repeats)
         steps = spent(lambda: chains.step_dist(field, x, k, o), 10 * options.repeats)
