@@ -82,6 +82,8 @@ class FlowVLALearning(RunCallback):
 
     def load_state_dict(self, state: StateTree) -> None:
         self.progress = state["progress"]
+        if self.factory.trained is not None:
+            self._follow_schedule()
 
     @torch.no_grad()
     def _runs_in_data_time(self, obs: dict[str, Tensor]) -> bool:
