@@ -224,3 +224,20 @@ def test_equal_rates_in_groups_are_those_of_a_policy_without(make_run: Any, trai
 def test_a_policy_without_a_critic_is_refused(make_run: Any, train: Any) -> None:
     with pytest.raises(ContributionError, match="gives no value, and Stable-Baselines3's on-policy algorithms need"):
         train(run_for(make_run), Neutral(WithoutCritic))
+
+
+def test_the_size_of_a_critics_gradient_does_not_change_the_actors_step(make_run: Any, train: Any) -> None:
+    """Clipped together, a critic whose returns are in the thousands would leave nothing of the actor's gradient."""
+    from types import SimpleNamespace
+
+    from budwood_sb3.updates import _step
+
+    moved = []
+    for size in (1.0, 1e6):
+        policy = train(run_for(make_run), Neutral(TwoRates)).native.policy
+        before = policy.network.mean.weight.detach().clone()
+        _, value, log_prob = policy(torch.ones(4, *policy.observation_space.shape))
+        _step(SimpleNamespace(policy=policy, max_grad_norm=0.5), 100 * log_prob.mean() + size * value.mean())
+        moved.append(policy.network.mean.weight.detach() - before)
+    assert moved[0].abs().max() > 0
+    torch.testing.assert_close(moved[0], moved[1], rtol=0, atol=0)

@@ -97,6 +97,14 @@ def test_one_step_is_its_chain():
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_the_entropy_of_a_chain_is_one_number_whatever_has_a_ratio():
+    entropies = []
+    for per_step in (True, False):
+        policy, inputs = case("noisy_euler", 4, "mean_n", per_step)
+        entropies.append(policy.evaluate(inputs.obs, inputs.actions)[1])
+    torch.testing.assert_close(*entropies, rtol=0.2, atol=0)  # other chains, the same policy
+
+
 def test_settings_that_contradict_each_other_are_refused():
     for section, words in (
         ({"kernel": {"name": "ddpm"}}, "name a saved one as init"),

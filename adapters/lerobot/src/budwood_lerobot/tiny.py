@@ -18,7 +18,7 @@ def write(folder: Path, *, seed: int = 0) -> int:
 
     Actions and positions are scaled as if they were spread evenly over the environment's bounds.
     """
-    import gym_pusht  # type: ignore[import-untyped]  # noqa: F401  registers the environment
+    import gym_pusht
     import gymnasium
     from lerobot.envs.configs import PushtEnv
     from lerobot.envs.utils import env_to_policy_features

@@ -128,8 +128,18 @@ def _entropy_loss(inputs: LossInputs) -> Tensor:
 def _step(model: Any, loss: Tensor) -> None:
     model.policy.optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.policy.parameters(), model.max_grad_norm)
+    for parameters in _clipped_together(model.policy):
+        torch.nn.utils.clip_grad_norm_(parameters, model.max_grad_norm)
     model.policy.optimizer.step()
+
+
+def _clipped_together(policy: Any) -> list[Any]:
+    """All parameters, as Stable-Baselines3 has it; where a policy asks for groups, each by itself: the gradient of a critic
+    whose returns are in the thousands would leave nothing of the actor's."""
+    groups = policy.optimizer.param_groups
+    if any("lr_scale" in group for group in groups):
+        return [group["params"] for group in groups]
+    return [policy.parameters()]
 
 
 def _log_rollout_fit(model: Any) -> None:

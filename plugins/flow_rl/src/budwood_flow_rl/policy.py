@@ -19,8 +19,8 @@ class FlowPolicy(nn.Module):
     """Implements :class:`budwood.api.Policy`. ``field`` is a :class:`FlowField` over (H, D); C x De of it are executed.
 
     The log-probability is the chain's joint one, so that a trainer's own KL is on the joint scale; the entropy is divided
-    as the reduction says. ``scale`` is applied to observations first. ``frozen`` is a copy of the flow at the start, kept
-    for regularisers. While ``warming`` the critic alone gets gradients. With ``per_step`` an action also carries the
+    as the reduction says of a chain. ``scale`` is applied to observations first. ``frozen`` is a copy of the flow at the
+    start, kept for regularisers. While ``warming`` the critic alone gets gradients. With ``per_step`` an action also carries the
     log-probability of each of its steps, for a loss that clips every step by itself.
     """
 
@@ -46,8 +46,10 @@ class FlowPolicy(nn.Module):
         self.H, self.D = field.horizon, field.action_dim
         self.executed = executed or (self.H, self.D)
         self.support, self.x0, self.critic_lr_scale = support, x0, critic_lr_scale
-        alone = kernel.hybrid or per_step
-        self.divisor = divisor(reduction, kernel.noisy_steps, alone, support, self.H, self.D, *self.executed)
+        self.noisy = kernel.noisy_dims or self.D  # padding follows the ODE: it has no noise to score
+        shape = (support, self.H, self.noisy, *self.executed)
+        self.of_chain = divisor(reduction, kernel.noisy_steps, kernel.hybrid, *shape)
+        self.divisor = divisor(reduction, kernel.noisy_steps, kernel.hybrid or per_step, *shape)
         self.warming = warming
         self.stored = kernel.noisy_steps if per_step else 0
         self.step_log_prob = torch.zeros(0, self.stored)
@@ -77,7 +79,7 @@ class FlowPolicy(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.warming):
             found = log_prob(self.field, self.kernel, self.chain(actions), self.seen(obs))
             score = joint(found.elements, self.support, self.executed)
-            entropy = joint(found.entropy, self.support, self.executed) / self.divisor
+            entropy = joint(found.entropy, self.support, self.executed) / self.of_chain
             self.step_log_prob = self._of_steps(found)
         return score, entropy, self.value(obs)
 

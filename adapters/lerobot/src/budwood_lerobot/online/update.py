@@ -109,12 +109,11 @@ class Update:
         )
 
     def _step(self, loss: Tensor) -> float:
-        """-> the norm of the gradient before it is clipped"""
+        """-> the norm of the gradient before each group of it is clipped by itself, lest a critic's leave nothing of an actor's"""
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        parameters = [parameter for group in self.groups for parameter in group["params"]]
         limit = math.inf if self.config.max_grad_norm is None else self.config.max_grad_norm
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        norm = math.hypot(*(float(torch.nn.utils.clip_grad_norm_(group["params"], limit)) for group in self.groups))
         if not math.isfinite(norm):
             raise ContributionError(
                 f"the gradient of the loss is {norm}",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from budwood_flow_rl.kernels import Kernel
 from budwood_flow_rl.policy import FlowPolicy, StartNoise
-from budwood_flow_rl.reductions import Reduction, Support, divisor
+from budwood_flow_rl.reductions import Reduction, Support
 from budwood_flow_rl.vla.prefix import Prefix
 
 if TYPE_CHECKING:
@@ -48,9 +48,6 @@ class FlowVLAPolicy(FlowPolicy):
             critic_lr_scale=critic_lr_scale,
             per_step=per_step,
         )
-        self.noisy = kernel.noisy_dims or self.D  # padding follows the ODE, and is no term of the density
-        alone = kernel.hybrid or per_step
-        self.divisor = divisor(reduction, kernel.noisy_steps, alone, support, self.H, self.noisy, *executed)
 
     def act(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         return super().act(self.seen(obs), deterministic)
