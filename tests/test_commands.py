@@ -106,7 +106,7 @@ def test_eval(budwood: Budwood, finished: RunFolder) -> None:
     said = budwood("eval", finished.folder, "--episodes", "3", "--seed", "7", "--json")
     assert said.code == 0
     answer = said.json
-    assert answer.keys() == {"mean", "std", "returns", "lengths", "seed", "checkpoint"}
+    assert answer.keys() == {"mean", "std", "returns", "lengths", "metrics", "seed", "checkpoint"}
     assert answer["lengths"] == [200, 200, 200]
     assert answer["mean"] == pytest.approx(np.mean(answer["returns"]))
     assert answer["std"] == pytest.approx(np.std(answer["returns"], ddof=1))

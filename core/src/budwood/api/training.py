@@ -118,8 +118,8 @@ class ChunkPolicy(Policy, Protocol):
 
 
 class ParamGroup(TypedDict):
-    """Parameters that share a learning rate, ``lr_scale`` times the trainer's, whatever its schedule, and the norm at which their
-    gradient is clipped, where the trainer clips."""
+    """Parameters that share a learning rate, ``lr_scale`` times the trainer's, whatever its schedule, and a gradient that is
+    clipped by itself, where the trainer clips."""
 
     params: Sequence[torch.nn.Parameter]
     lr_scale: float

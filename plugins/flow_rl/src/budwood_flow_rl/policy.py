@@ -20,8 +20,8 @@ class FlowPolicy(nn.Module):
 
     The log-probability is the chain's joint one, so that a trainer's own KL is on the joint scale; the entropy is divided
     as the reduction says of a chain. ``scale`` is applied to observations first. ``frozen`` is a copy of the flow at the
-    start, kept for regularisers. While ``warming`` the critic alone gets gradients. With ``per_step`` an action also carries the
-    log-probability of each of its steps, for a loss that clips every step by itself.
+    start, kept for regularisers. While ``warming`` the critic alone gets gradients. With ``per_step`` an action also carries
+    the log-probability of each of its steps, for a loss that clips every step by itself.
     """
 
     def __init__(

@@ -109,7 +109,7 @@ class Update:
         )
 
     def _step(self, loss: Tensor) -> float:
-        """-> the norm of the gradient before each group of it is clipped by itself, lest a critic's leave nothing of an actor's"""
+        """-> the norm of the gradient before each group of it is clipped by itself, so that a critic's leaves the actor's"""
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         limit = math.inf if self.config.max_grad_norm is None else self.config.max_grad_norm
