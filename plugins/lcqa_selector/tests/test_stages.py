@@ -113,6 +113,12 @@ def test_file_round_trip(tmp_path):
     assert other.switches == [Switch(1, 3, "max_steps")]
 
 
+def test_an_older_state_that_knew_no_best_yet():
+    stages = controller(max_steps=5)
+    stages.load_state_dict({**stages.state_dict(), "best": None})
+    assert stages.state_dict() == controller(max_steps=5).state_dict()
+
+
 @pytest.mark.parametrize("content", [None, "", "{"])
 def test_a_state_that_cannot_be_read(tmp_path, content):
     if content is not None:

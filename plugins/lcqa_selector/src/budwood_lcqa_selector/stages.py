@@ -134,7 +134,8 @@ class StageController:
                 do="Resume with the stages it was started with",
             )
         self.index, self.began = int(state["index"]), int(state["began"])
-        self.best, self.stale = float(state["best"]), int(state["stale"])
+        self.best = NOTHING if state["best"] is None else float(state["best"])  # null until 0.1.0: no evaluation yet
+        self.stale = int(state["stale"])
         self.switches = [Switch(int(index), int(step), reason) for index, step, reason in state["switches"]]
 
     def save(self, folder: Path) -> None:
