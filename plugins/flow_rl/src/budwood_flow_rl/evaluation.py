@@ -37,7 +37,8 @@ def evaluate(
 ) -> Returns:
     """Play ``episodes`` with ``steps`` = K integration steps, by default those of :func:`steps_of`.
 
-    ``env_id`` replaces the environment of the demonstrations.
+    ``env_id`` replaces the environment of the demonstrations, or repeats it where it names a module, which is imported
+    on no file's word.
 
     Each chunk starts from x_0 ~ N(0, I) of the generator ``seed``: without noise is not without chance. The sample is
     clamped to [-1, 1], the range of the demonstrations, and its actions to the bounds of the environment. Environment i of
@@ -45,13 +46,11 @@ def evaluate(
 
     :raises ConfigError: there is no environment, or its shapes are not the flow's.
     """
-    name, args = (
-        env_id or flow.meta.env_id,
-        flow.meta.env_args if env_id is None and env_args is None else env_args or {},
-    )
+    name = env_id or flow.meta.env_id
+    args = flow.meta.env_args if env_args is None and name == flow.meta.env_id else env_args or {}
     if name is None:
         raise ConfigError("the demonstrations do not say which environment they are of", do="Name it with --env")
-    make, n = environments.factory(name, args), min(n_envs, episodes)
+    make, n = environments.factory(name, args, from_file=env_id is None), min(n_envs, episodes)
     envs = [make() for _ in range(n)]
     sizes = [space.shape[0] for space in (envs[0].observation_space, envs[0].action_space)]  # type: ignore[index]
     flow.require(where=name, obs_dim=sizes[0], action_dim=sizes[1])

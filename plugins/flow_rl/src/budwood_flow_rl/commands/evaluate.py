@@ -21,7 +21,7 @@ from budwood_flow_rl.commands import _options as shared
 )
 @click.option("--n-envs", type=shared.Count(), default=10, show_default=True, help="Environments stepped together.")
 @click.option("--seed", type=click.IntRange(0), default=20_000, show_default=True)
-@click.option("--env", "env_id", help="Default: the environment of the demonstrations.")
+@click.option("--env", "env_id", help="Default: the environment of the demonstrations, unless it names a module.")
 @click.option("--env-args", callback=shared.arguments, help="Its arguments, a JSON object.")
 def command(
     folder: Path,
