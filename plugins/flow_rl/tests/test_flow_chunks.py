@@ -51,7 +51,7 @@ def test_a_decision_executes_the_first_actions_of_the_last_element():
 
 
 def test_the_drawn_step_of_a_hybrid_chain_is_no_action():
-    env = ChainActions(Scripted(), ChainShape(2, 3, 2, hybrid=True))
+    env = ChainActions(Scripted(), ChainShape(2, 3, 2, extra=1))
     assert env.action_space.shape == (3 * 3 * 2 + 1,)
     env.reset()
     env.step(np.append(chain(np.full((3, 2), 0.5)), 1.0))
