@@ -19,7 +19,7 @@ trl = pytest.importorskip("trl")
 pytest.importorskip("budwood_trl")
 
 TIMED = {"red": 4, "prompt": "wide", "name": "recall", "max_steps": 4}
-WAITING = {**TIMED, "max_steps": None, "patience": 1, "min_delta": 2.0}
+WAITING = {**TIMED, "max_steps": None, "patience": 1, "min_delta": 0.1}
 TIGHT = {"red": 1, "prompt": "tight", "name": "precision"}
 
 
