@@ -56,6 +56,31 @@ def test_tables_list_every_command(page):
     assert sorted(listed) == commands.command.list_commands(None)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("mine", "DATA", "--generator", "symbolic"),
+        ("pool", "DATA"),
+        ("rewrite", "DATA", "--generator", "nowhere"),
+        ("train", "DATA"),
+        ("train", "OTHER", "--held-out", "DATA"),
+        ("evaluate", "DATA", "--no-answers", "--method", "bm25:2"),
+        ("evaluate", "OTHER", "--validation", "DATA", "--no-answers", "--method", "threshold"),
+    ],
+)
+def test_what_is_read_is_not_overwritten(budwood, worlds, tmp_path, words):
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(worlds.read_bytes())
+    (tmp_path / "link.jsonl").symlink_to(worlds)
+    given = [{"DATA": worlds, "OTHER": other}.get(word, word) for word in words]
+    before = worlds.read_bytes()
+    for out in (worlds, tmp_path / "link.jsonl"):
+        said = budwood(*given, "--out", out, code=2)
+        assert f"--out {out} would overwrite what is read from {worlds}" in said.err
+        assert worlds.read_bytes() == before
+    assert not list(tmp_path.glob("*.sqlite"))
+
+
 def test_help_imports_no_model_library():
     code = "import sys; from budwood.cli import main; main(['lcqa', '--help']); print(sorted(sys.modules), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -190,6 +190,13 @@ answering = gathered(
 )
 
 
+def refuse_overwriting(out: Path, *read: Path | None) -> None:
+    """:raises click.UsageError: if ``out`` is one of the files that are read."""
+    for path in read:
+        if path is not None and out.exists() and path.exists() and out.samefile(path):
+            raise click.UsageError(f"--out {out} would overwrite what is read from {path}: give it another name")
+
+
 def refuse_injected(rows: Iterable[PoolRow], data: Path) -> Iterator[PoolRow]:
     """:raises DataError: at a row with gold put in, whose numbers would be better than retrieval is."""
     for row in rows:

@@ -71,6 +71,8 @@ def command(
     from budwood_lcqa_selector.methods import Methods
     from budwood_lcqa_selector.metrics import summarise
 
+    if out:
+        shared.refuse_overwriting(out, reading.data, validation)
     tuning: list[PoolRow] = []
     if validation:
         others = replace(reading, data=validation, limit=None)

@@ -78,6 +78,7 @@ def command(
     from budwood_lcqa_selector.answer_cache import AnswerCache
     from budwood_lcqa_selector.mining import Miner, Mining
 
+    shared.refuse_overwriting(out, reading.data)
     if votes % 2 == 0:
         raise click.UsageError(f"--votes {votes}: a majority needs an odd number")
     settings = Mining(

@@ -27,6 +27,7 @@ def command(reading: shared.Reading, out: Path, pools: shared.Pools) -> dict[str
       budwood lcqa pool hotpot.json --format hotpotqa --out pools.jsonl
       budwood lcqa pool qasper.jsonl --format longbench --chunker semantic --retriever hybrid --out pools.jsonl
     """
+    shared.refuse_overwriting(out, reading.data)
     pooling = pools.pooling()
     progress = ProgressLine()
     recalls: list[float] = []

@@ -32,6 +32,7 @@ def command(reading: shared.Reading, out: Path, n: int, generator: str, key_env:
     from budwood_lcqa_selector.rewriting import with_rewrites
     from budwood_models import Recorded
 
+    shared.refuse_overwriting(out, reading.data)
     if generator in ("extractive", "symbolic"):
         raise click.UsageError(f"--generator {generator} computes answers; other words need a language model")
     progress = ProgressLine()

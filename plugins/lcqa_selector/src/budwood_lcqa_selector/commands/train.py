@@ -60,6 +60,7 @@ def command(
     from budwood_lcqa_selector.metrics import summarise
     from budwood_lcqa_selector.stages import NOTHING, PRECISION, RECALL
 
+    shared.refuse_overwriting(out, reading.data, held_out)
     found = list(reading.rows())
     rows = [row for row in found if row.gold_sets]
     without = len(found) - len(rows)
