@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from budwood.api import BudwoodError
-from budwood_flow_rl.demonstrations import DemonstrationError, Demonstrations, load, save, windows
+from budwood_flow_rl import tensor_file
+from budwood_flow_rl.demonstrations import KIND, DemonstrationError, Demonstrations, load, save, windows
 
 
 def made(lengths: tuple[int, ...] = (5, 1, 3), obs_dim: int = 3, action_dim: int = 2) -> Demonstrations:
@@ -134,6 +135,26 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(bytes(flipped))
     with pytest.raises(DemonstrationError, match="altered"):
         load(path)
+
+
+@pytest.mark.parametrize("told", [b"Hopper-v5", b"reset_noise_scale", b"a test", b"mean_return"])
+def test_a_header_that_was_altered_is_refused(tmp_path: Path, told: bytes) -> None:
+    path = tmp_path / "a"
+    save(path, made())
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(told)] ^= 1
+    path.write_bytes(bytes(whole))
+    with pytest.raises(DemonstrationError, match="altered"):
+        load(path)
+
+
+@pytest.mark.parametrize("lost", ["env_id", "env_args", "about"])
+def test_a_header_without_a_key_is_refused(tmp_path: Path, lost: str) -> None:
+    header = {"env_id": None, "env_args": {}, "about": {}}
+    header.pop(lost)
+    tensor_file.write(tmp_path / "a", KIND, {"actions": np.zeros((1, 1), np.float32)}, header)
+    with pytest.raises(DemonstrationError, match=f"its header lacks {lost}"):
+        load(tmp_path / "a")
 
 
 def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from budwood_flow_rl import tensor_file
 
 KIND = "demonstrations"
 ROWS = ("observations", "actions", "rewards")
+HEADER = ("env_id", "env_args", "about")
 EPISODES = ("offsets", "terminated", "truncated")
 DTYPES = dict.fromkeys(ROWS, np.float32) | {"offsets": np.int64, "terminated": np.bool_, "truncated": np.bool_}
 
@@ -120,7 +121,7 @@ def save(path: Path, demonstrations: Demonstrations) -> None:
 
 def load(path: Path) -> Demonstrations:
     """:raises DemonstrationError: the file is missing, damaged, of another kind, or its numbers are no demonstrations."""
-    arrays, header = tensor_file.read(path, KIND, DemonstrationError)
+    arrays, header = tensor_file.read(path, KIND, HEADER, DemonstrationError)
     missing = [name for name in (*ROWS, *EPISODES) if name not in arrays and name != "rewards"]
     if missing:
         raise DemonstrationError(f"the file lacks {', '.join(missing)}", where=str(path), do="Record them again")

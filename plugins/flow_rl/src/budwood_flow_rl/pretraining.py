@@ -189,7 +189,7 @@ class Pretraining:
         :raises CheckpointError: it is missing, damaged, or of other settings or demonstrations.
         """
         path = self.folder / TRAINING
-        tensors, header = tensor_file.read(path, KIND)
+        tensors, header = tensor_file.read(path, KIND, ("step", "origin"))
         changed = _changes(header["origin"], self._origin)
         if changed:
             raise CheckpointError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,25 +20,29 @@ from safetensors.numpy import save
 from budwood.api import Array, BudwoodError, CheckpointError
 
 KEY = "budwood"
-FORMAT = 1
+FORMAT = 2
+"""2: the digest covers the header too."""
 
 
 def write(path: Path, kind: str, tensors: Mapping[str, Array], header: Mapping[str, Any]) -> str:
-    """Put ``tensors`` and ``header`` under ``path``, replacing what was there in one step; -> the digest of the tensors.
+    """Put ``tensors`` and ``header`` under ``path``, replacing what was there in one step; -> the digest of both.
 
     ``kind`` names what the file is, for :func:`read` to check. :raises BudwoodError: the file cannot be written.
     """
     arrays = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
-    sha256 = digest(arrays)
-    head = {"kind": kind, "format": FORMAT, "sha256": sha256, **header}
-    replace(path, save(arrays, {KEY: json.dumps(head, allow_nan=False)}))
+    head = {"kind": kind, "format": FORMAT, **header}
+    sha256 = _whole(arrays, head)
+    replace(path, save(arrays, {KEY: json.dumps({**head, "sha256": sha256}, allow_nan=False)}))
     return sha256
 
 
-def read(path: Path, kind: str, error: type[BudwoodError] = CheckpointError) -> tuple[dict[str, Array], dict[str, Any]]:
-    """-> (tensors, header), after checking the digest.
+def read(
+    path: Path, kind: str, needs: Collection[str], error: type[BudwoodError] = CheckpointError
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """-> (tensors, header), after checking the digest; ``needs`` are keys of the header.
 
-    :raises error: the file is missing, is no such file, is of another kind or format, or was altered.
+    :raises error: the file is missing, is no such file, is of another kind or format, was altered, or its header lacks
+        a key.
     """
 
     def refuse(what: str, do: str) -> BudwoodError:
@@ -58,8 +62,11 @@ def read(path: Path, kind: str, error: type[BudwoodError] = CheckpointError) -> 
         raise refuse(f"this is no file of {kind}: it holds {found}", f"Name a file of {kind}")
     if head.get("format") != FORMAT:
         raise refuse(f"it has format {head.get('format')}, and this version reads format {FORMAT}", again)
-    if head.get("sha256") != digest(tensors):
-        raise refuse("the file was altered: its numbers do not have the digest that its header tells", again)
+    if head.pop("sha256", None) != _whole(tensors, head):
+        raise refuse("the file was altered: it does not have the digest that its header tells", again)
+    missing = [name for name in needs if name not in head]
+    if missing:
+        raise refuse(f"its header lacks {', '.join(missing)}", again)
     return tensors, head
 
 
@@ -71,6 +78,12 @@ def digest(arrays: Mapping[str, Array]) -> str:
         total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         total.update(array.reshape(-1).view(np.uint8).data)
     return total.hexdigest()
+
+
+def _whole(arrays: Mapping[str, Array], head: Mapping[str, Any]) -> str:
+    """The digest of a file: of its arrays, and of its header as JSON with sorted keys."""
+    told = json.dumps(head, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(f"{digest(arrays)}\n{told}".encode()).hexdigest()
 
 
 def replace(path: Path, content: bytes) -> None:
