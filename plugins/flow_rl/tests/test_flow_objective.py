@@ -11,8 +11,9 @@ import torch
 from budwood.api import ContributionError, LossInputs
 from budwood_flow_rl.chains import log_prob, rollout
 from budwood_flow_rl.critic import Critic
+from budwood_flow_rl.diffusion import DDPM, Diffusion, denoised
 from budwood_flow_rl.families import RectifiedFlow, sample
-from budwood_flow_rl.kernels import FlowSDE, NoisyEuler
+from budwood_flow_rl.kernels import FlowCPS, FlowSDE, NoisyEuler
 from budwood_flow_rl.losses import W2
 from budwood_flow_rl.noise import NoiseNet
 from budwood_flow_rl.objective import ppo_loss
@@ -146,19 +147,19 @@ def test_a_log_probability_that_is_not_finite_stops_with_one_sentence():
 
 
 def test_w2_is_the_squared_distance_of_the_two_samplers_and_pulls_back(field):
-    o, x0 = torch.randn(32, 5), torch.randn(32, 2, 3)
+    o, x0, kernel = torch.randn(32, 5), torch.randn(32, 2, 3), FlowSDE(4, 0.5)
     old = frozen(field)
-    assert w2(field, old, o, x0, 4).item() == 0
+    assert w2(field, old, o, x0, kernel).item() == 0
     for parameter in field.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
-    moved = w2(field, old, o, x0, 4)
+    moved = w2(field, old, o, x0, kernel)
     distance = (sample(field, o, 4, x0) - sample(old, o, 4, x0)).flatten(1).norm(dim=1)
     assert moved.item() == pytest.approx(distance.square().mean().item(), rel=1e-5)
     moved.backward()
     assert all(parameter.grad is None for parameter in old.parameters())
     for parameter in field.parameters():
         parameter.data -= 1e-3 * parameter.grad
-    assert w2(field, old, o, x0, 4) < moved
+    assert w2(field, old, o, x0, kernel) < moved
 
 
 def test_w2_of_shifted_gaussians_is_exact():
@@ -175,7 +176,34 @@ def test_w2_of_shifted_gaussians_is_exact():
             return self.c.expand(len(x), 1, 2), s[:, None]
 
     one, other = Constant([0.5, -1.0]), Constant([0.1, 1.0])
-    assert w2(one, other, torch.zeros(9, 1), torch.randn(9, 1, 2), 3).item() == pytest.approx(0.4**2 + 4, rel=1e-5)
+    assert w2(one, other, torch.zeros(9, 1), torch.randn(9, 1, 2), FlowCPS(3, 0.5)).item() == pytest.approx(
+        0.4**2 + 4, rel=1e-5
+    )
+
+
+def test_w2_of_a_diffusion_is_the_distance_of_what_ddim_samples():
+    torch.manual_seed(0)
+    o, x0, kernel = torch.randn(32, 5), torch.randn(32, 2, 3), DDPM(6)
+    field = Diffusion(5, 2, 3, hidden=(16, 16, 16), steps=6)
+    old = frozen(field)
+    for parameter in field.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    found = w2(field, old, o, x0, kernel)
+    distance = (denoised(field, o, 6, x0) - denoised(old, o, 6, x0)).flatten(1).norm(dim=1)
+    assert found.item() == pytest.approx(distance.square().mean().item(), rel=1e-5)
+    found.backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in field.parameters() if parameter.grad is not None)
+    assert any(parameter.grad is not None for parameter in field.parameters())
+
+
+def test_w2_clips_means_as_the_policy_does(field, kernel):
+    o, x0, old = torch.randn(32, 5), 3 * torch.randn(32, 2, 3), frozen(field)
+    for parameter in field.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    clipping = NoisyEuler(4, kernel.noise, clip_mean=0.5)
+    ends = [rollout(one, clipping, o, x0, noise_free=True).actions for one in (field, old)]
+    expected = (ends[0] - ends[1]).square().flatten(1).sum(1).mean().item()
+    assert w2(field, old, o, x0, clipping).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_w2_term_draws_noise_and_zeros_only_on_demand(field, kernel, monkeypatch):

@@ -68,7 +68,7 @@ def per_step(advantages: Tensor, steps: int, discount: float) -> Tensor:
 
 
 class W2:
-    """Squared distance of the actions of the policy and of the start flow, integrated from the same noise."""
+    """Squared distance of the actions of the policy and of the start flow, from the same noise by the kernel's steps."""
 
     def __init__(self, zero_x0: bool) -> None:
         self.zero_x0 = zero_x0
@@ -81,7 +81,7 @@ class W2:
         shape = (len(inputs.log_prob), policy.H, policy.D)
         make = torch.zeros if self.zero_x0 else torch.randn
         x0 = make(shape, device=inputs.log_prob.device)
-        return regularisers.w2(policy.field, policy.frozen, policy.seen(inputs.obs), x0, policy.kernel.steps)
+        return regularisers.w2(policy.field, policy.frozen, policy.seen(inputs.obs), x0, policy.kernel)
 
 
 class BC:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from budwood_flow_rl.chains import log_prob, rollout
-from budwood_flow_rl.families import sample
 from budwood_flow_rl.fields import FlowField
 from budwood_flow_rl.kernels import Kernel
 
@@ -19,14 +18,21 @@ def frozen[Module: nn.Module](module: Module) -> Module:
     return copy.deepcopy(module).requires_grad_(False).eval()
 
 
-def w2(field: FlowField, frozen: FlowField, o: Any, x0: Tensor, K: int) -> Tensor:
-    """Mean of ||ODE(o, x0) - ODE_frozen(o, x0)||^2 over rows, from the same noise x0 (B, H, D) ~ N(0, I).
-
-    That coupling bounds the squared 2-Wasserstein distance of the two policies from above.
+def w2(field: FlowField, frozen: FlowField, o: Any, x0: Tensor, kernel: Kernel) -> Tensor:
+    """Mean of ||f(o, x0) - f_frozen(o, x0)||^2 over rows, f being the kernel's K steps without noise, from the same
+    x0 (B, H, D) ~ N(0, I). That coupling bounds the squared 2-Wasserstein distance of the two policies from above.
     """
     with torch.no_grad():
-        target = sample(frozen, o, K, x0)
-    return (sample(field, o, K, x0) - target).square().flatten(1).sum(1).mean()
+        target = _without_noise(frozen, kernel, o, x0)
+    return (_without_noise(field, kernel, o, x0) - target).square().flatten(1).sum(1).mean()
+
+
+def _without_noise(field: FlowField, kernel: Kernel, o: Any, x0: Tensor) -> Tensor:
+    """x_K (B, H, D) with gradient, unlike a rollout's."""
+    x = x0
+    for step in range(kernel.steps):
+        x, _, _ = kernel.step_dist(field, x, torch.full((len(x0),), step, device=x0.device), o, noisy=False)
+    return x
 
 
 def bc(field: FlowField, frozen: FlowField, kernel: Kernel, o: Any, generator: torch.Generator | None = None) -> Tensor:
