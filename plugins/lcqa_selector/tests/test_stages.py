@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from budwood.api import CheckpointError, ConfigError
+from budwood_lcqa_selector.following import StageCallback
 from budwood_lcqa_selector.stages import PRECISION, RECALL, Stage, StageController, Switch, refuse_endless
 
 
@@ -146,6 +148,15 @@ def test_an_evaluation_without_the_monitored_number():
         stages.measured(2, {"eval_reward": 0.5, "eval_loss": 9.0, "epoch": 1.0}, "f1")
     stages.stepped(5)
     assert stages.measured(6, {"eval_loss": 9.0}, "f1") is None, "the last stage waits for nothing"
+
+
+@pytest.mark.parametrize(("max_steps", "noted"), [(None, 1), (5, 0)])
+def test_a_stage_that_may_start_dead_is_noted_when_the_run_starts(max_steps, noted):
+    said: list[str] = []
+    control = SimpleNamespace(log=lambda values: None, note=said.append)
+    StageCallback(controller(max_steps=max_steps), "reward", {}, None).on_run_start(control)
+    assert len(said) == noted
+    assert all("stage 'recall' has no max_steps: as long as" in note for note in said)
 
 
 def test_a_stage_that_nothing_ends():

@@ -31,7 +31,10 @@ class SelectorConfig(Config):
     tokenizer: str | None = Field(
         default=None, description="the model whose control tokens passages must not hold; null: that of trainer.model"
     )
-    monitor: str = Field(default="reward", description="number of evaluations whose plateau ends a stage")
+    monitor: str = Field(
+        default="reward",
+        description="number of evaluations whose plateau ends a stage; it must be 0 or less where nothing is right",
+    )
 
     @model_validator(mode="after")
     def _stages_are_told_apart(self) -> Self:

@@ -9,7 +9,7 @@ from typing import Any
 
 from budwood.api import RunCallback, RunControl, StateTree
 from budwood_lcqa_selector.scoring import PREFIX
-from budwood_lcqa_selector.stages import StageController, Switch
+from budwood_lcqa_selector.stages import StageController, Switch, said_of_waiting
 
 SAMPLES_FILE = "lcqa_selector_samples.json"
 
@@ -28,6 +28,8 @@ class StageCallback(RunCallback):
 
     def on_run_start(self, control: RunControl) -> None:
         control.log({f"{PREFIX}current_stage": float(self.controller.index)})
+        if note := said_of_waiting(self.controller.stages):
+            control.note(note)
 
     def on_update_end(self, control: RunControl) -> None:
         self._record(control, self.controller.stepped(control.steps))

@@ -33,7 +33,12 @@ class Stage(Config):
     name: str = Field(min_length=1, description="how logs and the report call it")
     red: int = Field(ge=0, description="passages allowed beyond the evidence: red_i of the paper")
     prompt: str = Field(min_length=1, description="the stage's sentence in the picker's instructions")
-    max_steps: int | None = Field(default=None, ge=1, description="optimiser steps after which the next stage begins")
+    max_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="optimiser steps after which the next stage begins; "
+        "give them where the reward may start dead, at 0 or less, which is no plateau",
+    )
     min_steps: int = Field(default=0, ge=0, description="optimiser steps before which no plateau ends it")
     patience: int = Field(default=3, ge=1, description="evaluations without a gain, after one, that end it")
     min_delta: float = Field(default=0.005, ge=0, description="smallest gain that counts as one")
@@ -154,6 +159,17 @@ class StageController:
                 do="Resume from a checkpoint that was written with the same stage callback",
             ) from error
         self.load_state_dict(state)
+
+
+def said_of_waiting(stages: Sequence[Stage]) -> str | None:
+    """What to know of a stage before the last that evaluations alone end."""
+    waiting = [stage.name for stage in stages[:-1] if stage.max_steps is None]
+    if not waiting:
+        return None
+    return (
+        f"stage {waiting[0]!r} has no max_steps: as long as the monitored number of evaluations is {NOTHING:g} or less, nothing "
+        "ends it"
+    )
 
 
 def refuse_endless(stages: Sequence[Stage], evaluated: bool, where: str) -> None:
