@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -465,6 +466,28 @@ def test_a_policy_of_lerobot_is_wrapped_trained_and_exported(tmp_path: Path) -> 
     again.fit(Events())
     again.reset_policy(9)
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in again.native.state_dict().items())
+
+
+def test_a_saved_step_that_is_no_step_is_not_run(tmp_path: Path) -> None:
+    """LeRobot would call what the file names."""
+    folder = built(Brings(Wraps()), policy=ACT).export(tmp_path)
+    file, ran = folder / "policy_preprocessor.json", tmp_path / "ran"
+    saved = json.loads(file.read_text())
+    saved["steps"].insert(0, {"class": "subprocess.Popen", "config": {"args": ["touch", str(ran)]}})
+    file.write_text(json.dumps(saved))
+    with pytest.raises(ConfigError, match=r"'subprocess\.Popen' is no step of LeRobot's own"):
+        built(Brings(Wraps()), policy={"path": str(folder)})
+    assert not ran.exists()
+    file.unlink()
+    with pytest.raises(
+        ConfigError, match=r"trainer\.policy: LeRobot cannot make the processors of act: .*preprocessor"
+    ):
+        built(Brings(Wraps()), policy={"path": str(folder)})
+
+
+def test_a_task_that_is_not_there_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"env: LeRobot cannot make the environment pusht: .*budwood-none"):
+        built(Brings(Gaussian), env={"type": "pusht", "task": "budwood-none-v0"})
 
 
 def test_a_policy_that_reads_what_the_environment_does_not_give() -> None:

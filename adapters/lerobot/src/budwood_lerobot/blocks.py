@@ -8,20 +8,17 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from datasets.exceptions import DatasetGenerationError
-from httpx import HTTPError
 from lerobot.datasets import EpisodeAwareSampler, compute_sampler_state
 from lerobot.datasets.factory import make_train_eval_datasets
-from lerobot.datasets.utils import CompatibilityError
 from lerobot.optim.factory import make_optimizer_and_scheduler
-from lerobot.policies import PreTrainedPolicy, make_policy, make_pre_post_processors
+from lerobot.policies import PreTrainedPolicy, make_policy
 from lerobot.utils.collate import lerobot_collate_fn
 
 from budwood.api import ConfigError, Contributed, Contributions, LossTerm
 from budwood_lerobot.losses import bind_losses
 from budwood_lerobot.native import flat
+from budwood_lerobot.processors import UNREADABLE, processors_of
 
-UNREADABLE = (OSError, ValueError, KeyError, CompatibilityError, DatasetGenerationError, HTTPError)
 NEEDED = ("meta", "episodes", "num_frames", "num_episodes", "absolute_to_relative_idx")
 """What the loop reads of a dataset beside its rows."""
 
@@ -115,18 +112,11 @@ def assembled(
     loss_terms: Sequence[Contributed[LossTerm]],
 ) -> Blocks:
     """All building blocks around a policy that is already made."""
-    try:
-        preprocessor, postprocessor = make_pre_post_processors(
-            policy_cfg=config.policy,
-            pretrained_path=config.policy.pretrained_path,
-            pretrained_revision=config.policy.pretrained_revision,
-            dataset_stats=train.meta.stats,
-            **_overrides(config, policy, train.meta.stats, accelerator.device.type),
-        )
-    except (ImportError, *UNREADABLE) as error:
-        raise ConfigError(
-            f"LeRobot cannot make the processors of {config.policy.type}: {flat(error)}", where="trainer.policy"
-        ) from error
+    preprocessor, postprocessor = processors_of(
+        config.policy,
+        dataset_stats=train.meta.stats,
+        **_overrides(config, policy, train.meta.stats, accelerator.device.type),
+    )
     optimizer, scheduler = make_optimizer_and_scheduler(config, policy)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ConfigError(f"{config.policy.type} has several optimisers, which this loop has no step for")

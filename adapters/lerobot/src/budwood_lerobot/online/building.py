@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
-from lerobot.envs import make_env, preprocess_observation
+from lerobot.envs import preprocess_observation
 from lerobot.envs.utils import NEW_ROLLOUT_OPTION, FreezeAfterEpisodeEnd
 
 from budwood.api import (
@@ -27,6 +27,7 @@ from budwood.api import (
 )
 from budwood_lerobot.config import EnvConfig, PolicyConfig
 from budwood_lerobot.devices import check_single_process, device_of
+from budwood_lerobot.environments import vectors_of
 from budwood_lerobot.native import discover, flat, without_arguments
 from budwood_lerobot.online import CRITIC_INPUTS
 from budwood_lerobot.online.config import OnlineConfig
@@ -34,6 +35,7 @@ from budwood_lerobot.online.episodes import Episodes
 from budwood_lerobot.online.neutral import Neutral
 from budwood_lerobot.online.processors import Processors, tasks
 from budwood_lerobot.online.trainer import OnlineTrainer
+from budwood_lerobot.processors import UNREADABLE, processors_of
 
 
 def build(run: Run, contributions: Contributions) -> OnlineTrainer:
@@ -88,16 +90,12 @@ class _Native:
     """A policy of LeRobot with its processors. ``first`` is the one that is trained."""
 
     def __init__(self, section: PolicyConfig, env: EnvConfig, device: str) -> None:
-        from lerobot.policies import make_pre_post_processors
-
         self._section, self._env, self._device = section, env, device
         _check_history(section.native(device))
         self.first: Any = self._load()
         config = self.first.config
-        self.before, self.after = make_pre_post_processors(
-            policy_cfg=config,
-            pretrained_path=config.pretrained_path,
-            pretrained_revision=config.pretrained_revision,
+        self.before, self.after = processors_of(
+            config,
             **(
                 {}
                 if config.pretrained_path is None
@@ -117,7 +115,7 @@ class _Native:
         try:
             with without_arguments():
                 return make_policy(cfg=self._section.native(self._device), env_cfg=self._env.native())
-        except (ImportError, ValueError, RuntimeError, OSError) as error:
+        except (ImportError, AttributeError, RuntimeError, *UNREADABLE) as error:
             raise ConfigError(f"LeRobot cannot make the policy: {flat(error)}", where="trainer.policy") from error
 
     def check(self, seen: Mapping[str, torch.Tensor]) -> None:
@@ -187,15 +185,7 @@ def _episodes(section: EnvConfig, n: int) -> Episodes:
     Where they run in this process they are frozen between their episodes by LeRobot's own wrapper, as in its evaluations.
     """
     discover(section.discover_packages_path)
-    try:
-        suites = make_env(section.native(), n_envs=n, use_async_envs=section.use_async_envs)
-    except (ImportError, ValueError, RuntimeError, OSError) as error:
-        raise ConfigError(
-            f"LeRobot cannot make the environment {section.type}: {flat(error)}",
-            where="env",
-            do="Check that its package is installed",
-        ) from error
-    vectors: list[Any] = [vector for tasks_of in suites.values() for vector in tasks_of.values()]
+    vectors: list[Any] = [vector for tasks_of in vectors_of(section, n).values() for vector in tasks_of.values()]
     if len(vectors) != 1:
         for vector in vectors:
             vector.close()
