@@ -126,7 +126,7 @@ def test_a_run_that_evaluates_nothing_says_so(trainer: Any) -> None:
 def test_an_environment_that_cannot_be_made() -> None:
     section = EnvConfig.model_validate({"type": "pusht", "task": "PushX-v0"})
     with pytest.raises(ConfigError, match="cannot make the environment pusht: "):
-        watched(section, section.native(), 1, None)
+        watched(section, 1, None)
 
 
 @pytest.mark.slow

@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
-from lerobot.envs import make_env, make_env_pre_post_processors
+from lerobot.envs import make_env_pre_post_processors
 from lerobot.scripts import lerobot_eval
 
-from budwood.api import Array, ConfigError, Evaluation, StepBatch
+from budwood.api import Array, Evaluation, StepBatch
 from budwood_lerobot.config import EnvConfig
-from budwood_lerobot.native import flat
+from budwood_lerobot.environments import vectors_of
 
 Observer = Callable[[StepBatch], None]
 
@@ -35,7 +34,7 @@ def played(
 ) -> Evaluation:
     """``episodes`` of each task. ``metrics``: ``success_rate``, ``reward_max``, and of several ``success_rate/SUITE/TASK``."""
     config = section.native()
-    envs = watched(section, config, episodes, observer)
+    envs = watched(section, episodes, observer)
     before, after = make_env_pre_post_processors(env_cfg=config, policy_cfg=policy.config)
     with _without_bars(), torch.no_grad():
         info = lerobot_eval.eval_policy_all(
@@ -63,19 +62,12 @@ def played(
     return Evaluation(returns, lengths, sum(layer.steps for layer in layers), seed, metrics)
 
 
-def watched(section: EnvConfig, config: Any, episodes: int, observer: Observer | None) -> dict[str, dict[int, Watched]]:
+def watched(section: EnvConfig, episodes: int, observer: Observer | None) -> dict[str, dict[int, Watched]]:
     """LeRobot's vector environments of every suite and task, each in a layer of its own.
 
     :raises ConfigError: they cannot be made.
     """
-    try:
-        made = make_env(config, n_envs=min(section.n_envs, episodes), use_async_envs=section.use_async_envs)
-    except (ImportError, ValueError, RuntimeError, OSError, gym.error.Error) as error:
-        raise ConfigError(
-            f"LeRobot cannot make the environment {section.type}: {flat(error)}",
-            where="env",
-            do="Check that its package is installed",
-        ) from error
+    made = vectors_of(section, min(section.n_envs, episodes))
     return {
         suite: {task: Watched(env, episodes, observer) for task, env in tasks.items()} for suite, tasks in made.items()
     }
