@@ -106,14 +106,27 @@ def test_rows_of_others_are_watched(budwood, mined, others, tmp_path):
 
 
 def test_what_teaches_nothing_is_said(budwood, tmp_path):
-    rows = [fact_chain(seed, pool=4) for seed in range(40)]
+    rows = [fact_chain(seed, pool=4) for seed in range(100)]
     path = tmp_path / "mined.jsonl"
     write_rows(path, [row.with_(gold_sets=() if i % 4 == 0 else (("elsewhere",),)) for i, row in enumerate(rows)])
     found, said = budwood("train", path, "--out", tmp_path / "head.safetensors", "--steps", 4)
-    assert found["without_evidence"] == 10
-    assert "10 of 40 rows have no evidence and teach nothing" in said
+    assert found["without_evidence"] == 25
+    assert "25 of 100 rows have no evidence and teach nothing" in said
     assert "it has learned nothing; try --mode paper" in said
+    assert "so few rows" not in said
     assert found["switches"] == [{"stage": "precision", "step": 2, "reason": "max_steps"}]
+
+
+@pytest.mark.parametrize("learnable", [True, False])
+def test_few_rows_are_said_in_place_of_another_setting(budwood, tmp_path, learnable):
+    rows = [fact_chain(seed, pool=4) for seed in range(61)]
+    path = tmp_path / "mined.jsonl"
+    write_rows(path, rows if learnable else [row.with_(gold_sets=(("elsewhere",),)) for row in rows])
+    found, said = budwood("train", path, "--out", tmp_path / "head.safetensors", "--steps", 40)
+    assert found["rows"] == 48
+    assert "so few rows teach little that holds for other questions: train on 50 or more" in said
+    assert ("it has learned nothing\n" in said) is not learnable
+    assert "--mode paper" not in said
 
 
 def test_gold_put_in_is_said(budwood, mined, tmp_path):

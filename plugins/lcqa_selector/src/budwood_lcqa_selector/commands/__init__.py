@@ -33,8 +33,8 @@ def command() -> None:
     """Smallest sufficient evidence for questions over long contexts.
 
     \b
-      budwood lcqa pool questions.jsonl --out pools.jsonl         candidates, without looking at answers
-      budwood lcqa mine questions.jsonl --out mined.jsonl         which passages suffice: a training set
-      budwood lcqa train mined.jsonl --out head.safetensors       a picker of nine weights
-      budwood lcqa evaluate pools.jsonl --method bm25:5           baselines, with intervals
+      budwood lcqa pool questions.jsonl --format shipped --out pools.jsonl   candidates, without looking at answers
+      budwood lcqa mine questions.jsonl --format shipped --out mined.jsonl   which passages suffice: a training set
+      budwood lcqa train mined.jsonl --out head.safetensors                  a picker of nine weights
+      budwood lcqa evaluate pools.jsonl --method bm25:5                      baselines, with intervals
     """

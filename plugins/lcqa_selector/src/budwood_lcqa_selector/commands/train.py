@@ -1,4 +1,4 @@
-"""train: a selector head, from mined rows."""
+"""train: a selector head, from rows with evidence, annotated or mined."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from budwood_lcqa_selector.records import DataError, PoolRow
 if TYPE_CHECKING:
     from budwood_lcqa_selector.head_training import Step
 
+FEW = 50
+"""Rows to train on, ours: below this a result says nothing of the settings."""
 SHOWN = {"evidence_recall": "recall", "evidence_precision": "precision", "evidence_f1": "F1", "size": "passages"}
 
 
@@ -45,13 +47,19 @@ def command(
     First with a loose limit on how many passages it may pick, until its reward on held-out questions stops rising, then with
     a tight one. Seconds to minutes on one core; the same rows and seed give the same file. Interrupted, it leaves none.
 
-    Pools of training sets have gold put in that retrieval misses. To see how good the head is, evaluate it on rows of other
-    questions, mined with --evaluation.
+    Data whose evidence is annotated are trained on as they are; without annotation, mine the evidence first. Pools of mined
+    training sets have gold put in that retrieval misses. To see how good the head is, evaluate it on other questions,
+    annotated or mined with --evaluation.
 
     \b
+      budwood lcqa train questions.jsonl --format shipped --out head.safetensors
+      budwood lcqa evaluate others.jsonl --format shipped --no-answers --method head:head.safetensors --method bm25:2
+    \b
       budwood lcqa mine questions.jsonl --format shipped --out mined.jsonl
+      budwood lcqa mine others.jsonl --format shipped --evaluation --out held_out.jsonl
       budwood lcqa train mined.jsonl --out head.safetensors
-      budwood lcqa evaluate others.jsonl --no-answers --method head:head.safetensors --method bm25:2
+      budwood lcqa evaluate held_out.jsonl --no-answers --method head:head.safetensors --method bm25:2
+    \b
       budwood lcqa pick --question "Who founded Ann's employer?" --passages pool.jsonl --picker head:head.safetensors
     """
     from budwood_lcqa_selector.evaluation import score
@@ -104,7 +112,10 @@ def command(
     if any(row.injected_ids for row in watched):
         click.echo("some of their pools have gold put in that retrieval missed: without it the numbers may be lower")
     if reward <= NOTHING:
-        click.echo("its picks earn no more there than picking nothing: it has learned nothing; try --mode paper")
+        advice = "" if len(rows) < FEW else "; try --mode paper"
+        click.echo(f"its picks earn no more there than picking nothing: it has learned nothing{advice}")
+    if len(rows) < FEW:
+        click.echo(f"so few rows teach little that holds for other questions: train on {FEW} or more")
     click.echo(f"the head: {out}")
     return {
         "rows": len(rows),
