@@ -167,8 +167,8 @@ def said_of_waiting(stages: Sequence[Stage]) -> str | None:
     if not waiting:
         return None
     return (
-        f"stage {waiting[0]!r} has no max_steps: as long as the monitored number of evaluations is {NOTHING:g} or less, nothing "
-        "ends it"
+        f"stage {waiting[0]!r} has no max_steps: as long as the monitored number of evaluations is {NOTHING:g} or less, "
+        "nothing ends it"
     )
 
 
