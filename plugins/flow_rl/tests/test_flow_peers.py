@@ -72,6 +72,14 @@ def test_regression_averages_two_modes_and_diffusion_keeps_them(saved):
     assert earned["diffusion"] > 0.3
 
 
+def test_a_peer_is_evaluated_with_its_own_steps_only(saved):
+    with pytest.raises(ConfigError, match="the saved gaussian policy takes 1 steps, not 4"):
+        evaluate(load_flow(saved / "gaussian"), episodes=1, steps=4)
+    assert len(evaluate(load_flow(saved / "diffusion"), episodes=1, steps=10).returns) == 1
+    with pytest.raises(ConfigError, match="the saved diffusion policy takes 10 steps, not 5"):
+        evaluate(load_flow(saved / "diffusion"), episodes=1, steps=5)
+
+
 @pytest.mark.parametrize(
     ("family", "settings"),
     [

@@ -44,7 +44,7 @@ def evaluate(
     clamped to [-1, 1], the range of the demonstrations, and its actions to the bounds of the environment. Environment i of
     n plays (episodes + i) // n episodes, so short ones are not preferred.
 
-    :raises ConfigError: there is no environment, or its shapes are not the flow's.
+    :raises ConfigError: there is no environment, its shapes are not the flow's, or K is not the policy's.
     """
     name = env_id or flow.meta.env_id
     args = flow.meta.env_args if env_args is None and name == flow.meta.env_id else env_args or {}
@@ -54,7 +54,7 @@ def evaluate(
     envs = [make() for _ in range(n)]
     sizes = [space.shape[0] for space in (envs[0].observation_space, envs[0].action_space)]  # type: ignore[index]
     flow.require(where=name, obs_dim=sizes[0], action_dim=sizes[1])
-    act = _actor(flow, steps or steps_of(flow), seed)
+    act = _actor(flow, steps_of(flow, steps), seed)
     quota = (episodes + np.arange(n)) // n
     returns: list[float] = []
     lengths: list[int] = []
@@ -81,10 +81,19 @@ def evaluate(
     return Returns(np.array(returns), np.array(lengths))
 
 
-def steps_of(flow: SavedFlow) -> int:
-    """What a peer of flows was made for; 4 for a flow, which takes any."""
-    own: int = getattr(flow.field, "steps", 4)
-    return own
+def steps_of(flow: SavedFlow, asked: int | None = None) -> int:
+    """K: what a peer of flows was made for; for a flow, which takes any, what is ``asked``, by default 4.
+
+    :raises ConfigError: another K is asked of a peer.
+    """
+    own: int | None = getattr(flow.field, "steps", None)
+    if own is not None and asked not in (None, own):
+        raise ConfigError(
+            f"the saved {flow.field.name} policy takes {own} steps, not {asked}",
+            where="--steps",
+            do=f"Leave it out, or set it to {own}",
+        )
+    return own or asked or 4
 
 
 def _actor(flow: SavedFlow, steps: int, seed: int) -> Callable[[Array], Array]:

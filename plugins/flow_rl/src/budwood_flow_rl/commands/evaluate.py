@@ -46,7 +46,7 @@ def command(
 
     torch.set_num_threads(1)
     flow = load_flow(folder)
-    steps = steps or steps_of(flow)
+    steps = steps_of(flow, steps)
     progress = ProgressLine()
     found = evaluate(
         flow,
