@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -111,3 +113,27 @@ def test_what_cannot_be_acted_on_is_refused_in_a_sentence():
         BindingError, match=r"env.id: a flow policy on states reads a vector, and the environment shows"
     ):
         ChainActions(pictures, SHAPE)
+
+
+@pytest.mark.parametrize(("call", "what"), [("reset", "observation"), ("step", "observation"), ("step", "reward")])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_of_the_environment_that_are_not_finite_are_not_blamed_on_the_policy(call, what, bad):
+    class Broken(Scripted):
+        def reset(self, *, seed=None, options=None):
+            obs, info = super().reset(seed=seed)
+            return (np.full(1, bad, np.float32) if call == "reset" else obs), info
+
+        def step(self, action):
+            obs, reward, *rest = super().step(action)
+            return (np.full(1, bad, np.float32), reward, *rest) if what == "observation" else (obs, bad, *rest)
+
+    env = ChainActions(Broken(), SHAPE)
+    said = rf"^env.id: {call} of the environment Broken gave an? {what} that is not finite\..*not the cause\.$"
+
+    def played():
+        env.reset(seed=3)
+        env.step(chain(np.full((3, 2), 0.5)))
+
+    with pytest.raises(ContributionError) as error:
+        played()
+    assert re.match(said, str(error.value)), str(error.value)

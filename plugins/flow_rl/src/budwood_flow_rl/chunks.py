@@ -93,6 +93,11 @@ class ChainActions(gym.Wrapper[Any, Any, Any, Any]):
         self.action_space = gym.spaces.Box(-WIDE, WIDE, (shape.size(self.action_dim),), np.float32)
         self.decisions, self.saturated, self.seconds = 0, 0.0, 0.0
 
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._check(obs, 0.0, "reset")
+        return obs, info
+
     def step(self, action: Array) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         chunk = self.shape.cut(np.asarray(action), self.action_dim)
         if not np.isfinite(chunk).all():
@@ -107,12 +112,24 @@ class ChainActions(gym.Wrapper[Any, Any, Any, Any]):
         for taken in actions:
             obs, reward, terminated, truncated, info = self.env.step(taken.reshape(self.scale.shape))
             total += float(reward)
+            self._check(obs, float(reward), "step")
             if terminated or truncated:
                 break
         self.seconds += time.process_time() - began
         self.decisions += 1
         self.saturated += changed / actions.size
         return obs, total, terminated, truncated, info
+
+    def _check(self, obs: Array, reward: float, call: str) -> None:
+        """:raises ContributionError: the environment gave a number that is not finite; later the policy would."""
+        what = "an observation" if not np.isfinite(obs).all() else "a reward" if not np.isfinite(reward) else ""
+        if what:
+            name = self.env.spec.id if self.env.spec is not None else type(self.env.unwrapped).__name__
+            raise ContributionError(
+                f"{call} of the environment {name} gave {what} that is not finite",
+                where="env.id",
+                do="Correct the environment, or choose another one; the policy is not the cause",
+            )
 
     def state_dict(self) -> StateTree:
         return {"decisions": self.decisions, "saturated": self.saturated, "seconds": self.seconds}
