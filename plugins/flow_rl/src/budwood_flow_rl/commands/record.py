@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 SOURCE_HELP = "minari:ID (local, below MINARI_DATASETS_PATH) or lerobot:REPO with --root, instead of POLICY."
 
 
+RUN, ZIP, MINARI, LEROBOT = KINDS = ("a run", "a model.zip", "minari", "lerobot")
+BELONGS = {
+    **dict.fromkeys(("transitions", "deterministic", "n_envs", "seed"), (RUN, ZIP)),
+    "steps": (RUN,),
+    **dict.fromkeys(("trust", "algo", "env_args", "vecnormalize"), (ZIP,)),
+    "env_id": (ZIP, MINARI, LEROBOT),
+    "root": (LEROBOT,),
+    "keys": (MINARI, LEROBOT),
+}
+"""The kinds of source that an option says something about."""
+
+
 @click.command()
 @click.argument("policy", required=False)
 @click.option("--from", "dataset", help=SOURCE_HELP)
@@ -70,6 +82,7 @@ def command(
 
     if (policy is None) == (dataset is None):
         raise click.UsageError("Name either a policy (a run or a model.zip) or a dataset with --from.")
+    _check_options(_kind(policy, dataset))
     if dataset is not None:
         demonstrations = _read(dataset, root, keys, env_id)
     else:
@@ -93,15 +106,36 @@ def command(
     return _told(out, demonstrations)
 
 
+def _kind(policy: str | None, dataset: str | None) -> str:
+    if policy is not None:
+        return ZIP if Path(policy).suffix == ".zip" else RUN
+    kind, _, name = str(dataset).partition(":")
+    if kind not in (MINARI, LEROBOT) or not name:
+        raise click.UsageError(f"--from {dataset}: write minari:ID or lerobot:REPO")
+    return kind
+
+
+def _check_options(kind: str) -> None:
+    """Options that were given and say nothing about this kind of source are refused, rather than ignored."""
+    context = click.get_current_context()
+    given = [
+        parameter
+        for parameter in context.command.params
+        if kind not in BELONGS.get(str(parameter.name), KINDS)
+        and context.get_parameter_source(str(parameter.name)) is not click.core.ParameterSource.DEFAULT
+    ]
+    if given:
+        told = "; ".join(f"{option.opts[0]} is for {' or '.join(BELONGS[str(option.name)])}" for option in given)
+        raise click.UsageError(f"The source is {kind}: {told}. Leave that out.")
+
+
 def _read(dataset: str, root: Path | None, keys: tuple[str, ...], env_id: str | None) -> Demonstrations:
     from budwood_flow_rl import sources
 
     kind, _, name = dataset.partition(":")
-    if kind == "minari" and name:
+    if kind == MINARI:
         return sources.of_minari(name, keys, env_id)
-    if kind == "lerobot" and name:
-        return sources.of_lerobot(name, root, keys or ("observation.state",), env_id)
-    raise click.UsageError(f"--from {dataset}: write minari:ID or lerobot:REPO")
+    return sources.of_lerobot(name, root, keys or ("observation.state",), env_id)
 
 
 def _zip(
