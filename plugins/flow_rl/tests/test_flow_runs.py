@@ -257,6 +257,14 @@ def test_other_trainers_and_environments(flow, tmp_path):
     refused(BindingError, free | {"env": {"id": "CartPole-v1"}}, "env.id", "Discrete(2)")
 
 
+def test_the_clip_of_ppo_is_refused_and_that_of_its_critic_is_not(flow, tmp_path):
+    made = config(flow, tmp_path, total=512, every=None)
+    made["trainer"]["args"]["clip_range_vf"] = 0.2
+    assert run(made).status == "finished"
+    made["trainer"]["args"]["clip_range"] = 0.2
+    refused(ConfigError, made, "trainer.args.clip_range", "plugins.flow_rl.clip")
+
+
 def test_a_checkpoint_of_another_flow_is_refused(flow, tmp_path):
     first = run(config(flow, tmp_path, total=512, every=None))
     with pytest.raises((CheckpointError, ConfigError)) as raised:

@@ -40,6 +40,13 @@ class FlowStart:
 
     @classmethod
     def of(cls, run: Run) -> FlowStart:
+        """:raises ConfigError: an argument of PPO is given that this plugin's loss would not read."""
+        if "clip_range" in ((run.config.get("trainer") or {}).get("args") or {}):
+            raise ConfigError(
+                "the loss of a flow policy has a clip of its own, and PPO's would be ignored",
+                where="trainer.args.clip_range",
+                do="Leave it out, and set plugins.flow_rl.clip: {low: ..., high: ...}; clip_range_vf may stay",
+            )
         normalize = (run.config.get("env") or {}).get("normalize") or {}
         return cls(run.section, run.env_id, bool(normalize.get("obs", False)))
 
