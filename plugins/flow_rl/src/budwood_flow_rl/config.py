@@ -80,7 +80,7 @@ class FlowCPSConfig(Config):
 class DDPMConfig(Config):
     """Diffusion policies (DPPO), the peer of flows: ancestral sampling, whose noise is never below ``smallest``."""
 
-    name: Literal["ddpm"]
+    name: Literal["ddpm"] = Field(description="denoising steps of a diffusion policy")
     smallest: float = Field(default=0.1, gt=0, description="least standard deviation of a step, in normalised units")
 
 
