@@ -432,6 +432,9 @@ WRONG = {
     "plugins: {flow: {shape: {kind: ball, radus: 1, radius: 2}}}": (
         "plugins.flow.shape.radus (line 3): unknown key (did you mean 'radius'?) [budwood-flow 0.3]"
     ),
+    "plugins: {flow: {shape: {kind: ball, size: 1, radius: 2}}}": (
+        "plugins.flow.shape.size (line 3): unknown key (known here: kind, radius) [budwood-flow 0.3]"
+    ),
     "plugins: {flow: {noise: '0.1'}}": (
         "plugins.flow.noise (line 3): expected a number, got the text '0.1' [budwood-flow 0.3]"
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -103,7 +103,7 @@ def _one(detail: ErrorDetails, keys: tuple[str | int, ...], model: type[BaseMode
         case "missing" | "union_tag_not_found":
             return "is required"
         case "extra_forbidden":
-            return _unknown(str(keys[-1]), _known(model, keys[:-1]))
+            return _unknown(str(keys[-1]), _known(model, detail["loc"][:-1]))
         case "literal_error" | "enum":
             return f"expected {context['expected']}, got {given}{_meant(detail['input'], context['expected'])}"
         case "union_tag_invalid":
@@ -159,15 +159,24 @@ def _unknown(key: str, known: Sequence[str]) -> str:
     return f"unknown key (known here: {', '.join(known)})" if known else "unknown key (none is known here)"
 
 
-def _known(model: type[BaseModel], keys: Sequence[str | int]) -> list[str]:
-    """The keys that may stand under ``keys``, of every model that a union allows there."""
+def _known(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """The keys that may stand at pydantic's ``location``: those of every model that a union allows there, or of the chosen one,
+    whose tag is part of the location."""
     models = [model]
-    for key in keys:
+    for key in location:
         if isinstance(key, int):
+            continue
+        if len(models) > 1 and (chosen := [one for one in models if key in _tags(one)]):
+            models = chosen
             continue
         fields = [inner for owner in models for name, inner in owner.model_fields.items() if key in (name, inner.alias)]
         models = [inner for field in fields for inner in _models(field.annotation)] or models
     return list(dict.fromkeys(field.alias or name for owner in models for name, field in owner.model_fields.items()))
+
+
+def _tags(model: type[BaseModel]) -> set[Any]:
+    annotations = (field.annotation for field in model.model_fields.values())
+    return {tag for annotation in annotations if get_origin(annotation) is Literal for tag in get_args(annotation)}
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
