@@ -388,7 +388,7 @@ def test_runs_lists_what_each_run_last_said(tmp_path: Path, capsys: pytest.Captu
     assert main(["runs", "--output", str(tmp_path)]) == 0
     header, line = capsys.readouterr().out.splitlines()
     assert header.split() == ["name", "status", "steps", "result", "started", "id"]
-    assert line.split()[:5] == ["x", "finished", "2,048", "return", "3.5"]
+    assert line.split()[:5] == ["x", "finished", "2,048", "return", "3.50"]
     assert line.split()[-1] == "x-s0"
     assert main(["runs", "--output", str(tmp_path), "--json"]) == 0
     assert as_json(capsys)[0]["return"] == 3.5
@@ -400,6 +400,7 @@ def test_runs_lists_what_each_run_last_said(tmp_path: Path, capsys: pytest.Captu
         ({"train/loss": 0.5, "train/reward": 1.0, "eval/loss": 0.25, "eval/reward": -2.0}, "eval/reward -2"),
         ({"train/loss": 0.5, "eval/loss": 0.123456}, "eval/loss 0.1235"),
         ({"train/loss": 0.5, "train/reward": 1.0}, "train/reward 1"),
+        ({"eval/return_mean": 12345.67}, "return 12345.67"),
         ({}, ""),
     ],
 )

@@ -62,6 +62,11 @@ def headline(metrics: Mapping[str, Any]) -> tuple[str, float] | None:
     return next(((label, metrics[name]) for label, name in HEADLINES if metrics.get(name) is not None), None)
 
 
+def shown(label: str, value: float) -> str:
+    """A :func:`headline` in a column; returns have two decimals, however large they are."""
+    return f"{label} {value:.2f}" if label == "return" else f"{label} {value:.4g}"
+
+
 def json_line(data: Any) -> str:
     """One line of strict JSON; what JSON has no word for (NaN, infinities) becomes null."""
     return json.dumps({} if data is None else _plain(data), ensure_ascii=False, allow_nan=False)

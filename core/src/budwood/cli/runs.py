@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from budwood.cli.output import Answer, headline, say, table
+from budwood.cli.output import Answer, headline, say, shown, table
 
 if TYPE_CHECKING:
     from budwood.folder import RunFolder
@@ -43,8 +43,8 @@ def runs(output: Path | None, sync: bool) -> Answer:
             grids.setdefault(run.study, []).append(run)
     rows = [_row(run) for run in found if not run.study] + [_study_row(*grid) for grid in grids.items()]
     if rows:
-        shown = [{**row, "steps": f"{row['steps']:,}", "result": _result(row)} for row in rows]
-        table(shown, ["name", "status", "steps", "result", "started", "id"])
+        lines = [{**row, "steps": f"{row['steps']:,}", "result": _result(row)} for row in rows]
+        table(lines, ["name", "status", "steps", "result", "started", "id"])
     return Answer(rows, _sync(folder) if sync else 0)
 
 
@@ -85,7 +85,7 @@ def _when(started: float | None) -> str:
 
 
 def _result(row: dict[str, Any]) -> str:
-    return "" if row["headline"] is None else "{} {:.4g}".format(*row["headline"])
+    return "" if row["headline"] is None else shown(*row["headline"])
 
 
 def _sync(output: Path) -> int:
