@@ -42,15 +42,31 @@ def device_of(device: str) -> str:
     return there if device == "auto" else device
 
 
+def check_precision(precision: str, policy: Any) -> None:
+    """``policy``: its ``PreTrainedConfig``, or None for one of a plugin.
+
+    :raises ConfigError: bfloat16 is asked for where only the policy's own ``dtype`` decides.
+    """
+    if precision == "bf16" and getattr(policy, "dtype", None) != "bfloat16":
+        whose = "a plugin's policy" if policy is None else policy.type
+        raise ConfigError(
+            f"the precision of {whose} is its own matter, and bf16 would change nothing",
+            where="precision",
+            do="Set trainer.policy.dtype: bfloat16 where the policy has a dtype; otherwise use fp32, or tf32 on a GPU",
+        )
+
+
 def accelerator_of(policy: Any, run: Run) -> Accelerator:
     """As LeRobot's train script makes it, with the run's precision where the policy has no ``dtype`` of its own.
 
     ``policy``: its ``PreTrainedConfig``.
     """
     precision = run.config.get("precision", "fp32")
-    mixed = MIXED.get(getattr(policy, "dtype", None) or "")
+    mixed = MIXED.get(getattr(policy, "dtype", None) or "float32", "no")
     if not hasattr(policy, "dtype") and (precision == "bf16" or policy.use_amp):
         mixed = "bf16" if policy.device == "cpu" or precision == "bf16" else "fp16"
+    if hasattr(policy, "dtype"):
+        check_precision(precision, policy)
     if mixed == "fp16":
         raise ConfigError(
             "the loss scaler of float16 is no part of a checkpoint here",
@@ -58,4 +74,12 @@ def accelerator_of(policy: Any, run: Run) -> Accelerator:
             do="Use precision: bf16 in place of trainer.policy.use_amp, or dtype: bfloat16 where the policy has a dtype",
         )
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    return Accelerator(step_scheduler_with_optimizer=False, mixed_precision=mixed, cpu=policy.device == "cpu")
+    try:
+        return Accelerator(step_scheduler_with_optimizer=False, mixed_precision=mixed, cpu=policy.device == "cpu")
+    except ValueError as error:
+        raise ConfigError(
+            f"accelerate keeps one device and one precision for a whole process, and this one began with others than "
+            f"{policy.device} and {mixed}: {' '.join(str(error).split())}",
+            where="precision",
+            do="Start this run in a process of its own",
+        ) from error
