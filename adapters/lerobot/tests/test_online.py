@@ -43,7 +43,7 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig as NativeEnvConfig
 
 from budwood_lerobot.online import capabilities
-from budwood_lerobot.online.building import build
+from budwood_lerobot.online.building import build, unread
 from budwood_lerobot.plugin import LeRobot
 from budwood_lerobot.sections import Sections
 
@@ -100,11 +100,13 @@ def active(name: str, instance: object) -> Active:
     return Active(Installed(name, entry.value, f"budwood-{name}", "1.0", "", entry), instance)
 
 
-def built(*plugins: object, env: Mapping[str, Any] | None = None, seed: int = 0, **trainer: Any) -> Any:
+def built(
+    *plugins: object, env: Mapping[str, Any] | None = None, seed: int = 0, precision: str = "fp32", **trainer: Any
+) -> Any:
     """The trainer of a run in memory."""
     given = {"kind": "lerobot", "algo": "online", "total_steps": 256, "rollout": 16, **trainer}
     sections = Sections.model_validate({"trainer": given, "env": {"type": "budwood_reach", "n_envs": 4, **(env or {})}})
-    plain = {"env": dict(sections.env)}  # type: ignore[call-overload]
+    plain = {"env": dict(sections.env), "precision": precision}  # type: ignore[call-overload]
     run = Run("test", seed, plain, None, sections.trainer, None, None, "cpu", lambda kind: ())
     activation = Activation(
         [active(f"toy{i}", plugin) for i, plugin in enumerate(plugins)], active("lerobot", LeRobot())
@@ -205,6 +207,17 @@ def test_a_group_whose_returns_are_equal_is_left_out_of_the_update(
         before = steps
     assert set(shares) == {1.0} if edge else 0 < np.mean(shares) < 1
     assert bool(trainer.update.count) == (not edge)
+
+
+def test_an_episode_that_a_short_rollout_leaves_unfinished_is_no_success() -> None:
+    settings = {"advantage": "group", "group_size": 2, "rollout": 2, "epochs": 1}
+    trainer, events = built(Brings(Tokens), env={"n_envs": 32}, total_steps=1, **settings), Events(rollouts=True)
+    trainer.fit(events)
+    returns, lengths, successes = map(np.array, zip(*trainer.collector.episodes.recent, strict=True))
+    assert len(returns) == 32
+    assert (lengths[successes == 0] == 4).all()
+    assert sorted(returns) == pytest.approx(sorted(events.shown[0].rewards.sum(axis=0)))
+    assert events.logged[0][1]["rollout/success_rate"] == successes.mean() < 1
 
 
 # ---- state ---------------------------------------------------------------------------------------------------------
@@ -323,6 +336,24 @@ def test_a_policy_is_made_anew_in_place() -> None:
 
 
 # ---- plugins -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_reset_goes_back_to_what_the_run_began_from(resumed: bool) -> None:
+    def follows() -> Any:
+        return Brings(Gaussian, callbacks=[Follows()])
+
+    given, trainer = built(Brings(Gaussian), seed=5), built(follows(), total_steps=64)
+    trainer.load_policy(given.policy_state())
+    trainer.fit(Events())
+    trainer.load_policy(trainer.policy_state())  # a plugin puts one back
+    if resumed:
+        structure, tensors = tree.encode(trainer.state_dict())
+        trainer = built(follows(), total_steps=64)
+        trainer.load_state_dict(tree.decode(structure, lambda framework, name: tensors[name]))
+    assert not same(trainer, given)
+    trainer.reset_policy(3)
+    assert same(trainer, given)
 
 
 class Follows(RunCallback):
@@ -497,6 +528,30 @@ def test_a_policy_that_reads_what_the_environment_does_not_give() -> None:
     }
     with pytest.raises(ConfigError, match=r"reads observation\.images\.top, and the environment gives observation"):
         built(Brings(Wraps()), policy={**ACT, "input_features": features, "pretrained_backbone_weights": None})
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "missing"),
+    [
+        (["image"], ["image"], []),
+        (["images.a", "images.empty_camera_0"], ["images.a"], []),
+        (["images.a"], ["images.a", "images.b"], []),
+        (["images.a", "images.b"], [], ["images.a", "images.b"]),
+        (["images.a", "images.b"], ["images.b", "images.c"], ["images.a"]),
+        (["images.a", "more"], ["images.a"], ["more"]),
+        ([], ["images.a"], []),
+    ],
+)
+def test_cameras_may_be_fewer_or_more_than_declared(declared: list[str], given: list[str], missing: list[str]) -> None:
+    kinds = {True: FeatureType.VISUAL, False: FeatureType.STATE}
+    features = {f"observation.{key}": PolicyFeature(kinds["image" in key], (3,)) for key in ["state", *declared]}
+    seen = {f"observation.{key}": torch.zeros(3) for key in ["state", *given]}
+    assert unread(features, seen) == [f"observation.{key}" for key in missing]
+
+
+def test_bf16_is_refused() -> None:
+    with pytest.raises(ConfigError, match="precision: the precision of a plugin's policy is its own matter"):
+        built(Brings(Gaussian), precision="bf16")
 
 
 def test_a_policy_that_reads_a_history_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
+from lerobot.configs import FeatureType
 from lerobot.envs import preprocess_observation
 from lerobot.envs.utils import NEW_ROLLOUT_OPTION, FreezeAfterEpisodeEnd
+from lerobot.utils.constants import OBS_IMAGE
 
 from budwood.api import (
     BindingError,
@@ -26,7 +28,7 @@ from budwood.api import (
     blamed,
 )
 from budwood_lerobot.config import EnvConfig, PolicyConfig
-from budwood_lerobot.devices import check_single_process, device_of
+from budwood_lerobot.devices import check_precision, check_single_process, device_of
 from budwood_lerobot.environments import vectors_of
 from budwood_lerobot.native import discover, flat, without_arguments
 from budwood_lerobot.online import CRITIC_INPUTS
@@ -43,6 +45,10 @@ def build(run: Run, contributions: Contributions) -> OnlineTrainer:
     config: OnlineConfig = run.trainer
     env = EnvConfig.model_validate(run.config["env"])
     by = _factory(config, contributions)
+    device = device_of(run.device)
+    check_precision(
+        run.config.get("precision", "fp32"), None if config.policy is None else config.policy.native(device)
+    )
     _check_needs(config, contributions)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -54,7 +60,6 @@ def build(run: Run, contributions: Contributions) -> OnlineTrainer:
     def make_episodes(n: int) -> Episodes:
         return _episodes(env, n)
 
-    device = device_of(run.device)
     training = make_episodes(env.n_envs)
     loaded = None if config.policy is None else _Native(config.policy, env, device)
     processors = _processors(env, loaded, device)
@@ -119,7 +124,7 @@ class _Native:
             raise ConfigError(f"LeRobot cannot make the policy: {flat(error)}", where="trainer.policy") from error
 
     def check(self, seen: Mapping[str, torch.Tensor]) -> None:
-        missing = sorted(set(self.first.config.input_features) - set(seen))
+        missing = unread(self.first.config.input_features, seen)
         if missing:
             raise ConfigError(
                 f"the policy {self.first.config.type} reads {', '.join(missing)}, and the environment gives "
@@ -134,6 +139,20 @@ class _Native:
         self.before.save_pretrained(target)
         self.after.save_pretrained(target)
         return target
+
+
+def unread(features: Mapping[str, Any], seen: Mapping[str, Any]) -> list[str]:
+    """What a policy reads by its ``input_features`` and an observation lacks.
+
+    Cameras may be fewer or more than the policy declares, as LeRobot has it: policies fill in or leave out those. One at
+    least is there, and neither side has cameras that the other lacks while the other does too.
+    """
+    images = {key for key, feature in features.items() if feature.type is FeatureType.VISUAL}
+    given = {key for key in seen if key.startswith(OBS_IMAGE)}
+    missing = set(features) - images - set(seen)
+    if images and (not given or not (images <= given or given <= images)):
+        missing |= images - given
+    return sorted(missing)
 
 
 def _check_history(config: Any) -> None:

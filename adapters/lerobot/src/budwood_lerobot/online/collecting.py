@@ -87,6 +87,8 @@ class Collector:
                 playing &= ~ended
                 if not playing.any():
                     break
+        if self.groups is not None:
+            self.episodes.unfinished(playing)
         with self.timed("sampling"):
             if self.groups is None:
                 collected.last_values = self._values(self.episodes.obs)

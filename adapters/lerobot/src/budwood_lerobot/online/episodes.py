@@ -67,6 +67,7 @@ class Episodes:
         self.returns, self.lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
         self.executed: list[list[Array]] = [[] for _ in range(n)]
         self.recent: deque[tuple[float, int, float]] = deque(maxlen=RECENT)
+        self._tells = False
 
     def begin(self, rows: Array, seeds: Sequence[int]) -> None:
         """New episodes in the environments of the mask ``rows`` (n,); ``seeds`` (n,), read there only."""
@@ -87,6 +88,7 @@ class Episodes:
         for c in range(actions.shape[1]):
             before = self.obs
             self.obs, reward, over, cut, infos = self.vector.step(actions[:, c])
+            self._tells |= "is_success" in {**infos, **infos.get("final_info", {})}
             self.lengths[running] += 1
             cut = (cut | (self.lengths >= self.limit)) & ~over
             seen = self._seen(infos, over | cut)
@@ -108,6 +110,12 @@ class Episodes:
             if not running.any():
                 break
         return Decision(rewards, steps, terminated, truncated, successes, last)
+
+    def unfinished(self, rows: Array) -> None:
+        """Count the episodes of the mask ``rows`` (n,) as they are: nobody plays them to their end, so they are no success."""
+        for row in np.flatnonzero(rows):
+            success = 0.0 if self._tells else np.nan
+            self.recent.append((float(self.returns[row]), int(self.lengths[row]), success))
 
     def summary(self) -> dict[str, float]:
         """Means over recent episodes; success only of environments that tell it."""

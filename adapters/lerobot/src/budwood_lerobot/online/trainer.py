@@ -72,11 +72,15 @@ class OnlineTrainer:
         self.update = Update(neutral, config, contributions, processors.device)
         self._order = run.rng("lerobot.online.minibatches")
         self._evaluations: dict[int, Episodes] = {}
+        self._may_reset = bool(contributions.callbacks or contributions.evaluators)
+        self._first: StateTree | None = None
+        self._training = False
 
     # ---- training --------------------------------------------------------------------------------------------------
 
     def fit(self, events: TrainerEvents) -> None:
         goes_on = events.start()
+        self._training = True
         while goes_on and self.steps < self.total_steps:
             seconds = self.collector.seconds
             seconds.update(dict.fromkeys(seconds, 0.0))
@@ -154,10 +158,13 @@ class OnlineTrainer:
     # ---- state -----------------------------------------------------------------------------------------------------
 
     def reset_policy(self, seed: int) -> None:
-        """Parameters as the policy is made under ``seed``, of a policy of LeRobot those it was loaded with."""
-        with set_aside(seed):
-            fresh: Any = self._make_policy()
-        self.neutral.policy.load_state_dict(fresh.state_dict())
+        """Parameters of ``init_from``, or as the policy is made under ``seed``, of a policy of LeRobot as it was loaded."""
+        if self._first is not None:
+            self.load_policy(self._first)
+        else:
+            with set_aside(seed):
+                fresh: Any = self._make_policy()
+            self.neutral.policy.load_state_dict(fresh.state_dict())
         self.update.optimizer.state.clear()
         self.update.count = 0
         if self.collector.groups is None:
@@ -172,12 +179,13 @@ class OnlineTrainer:
             "order": dict(self._order.bit_generator.state),
             "generators": generators(),
             "collector": self.collector.state_dict(),
+            "first": self._first,
         }
 
     def load_state_dict(self, saved: StateTree) -> Sequence[str]:
         _load(self.neutral.policy, saved["policy"], "resume", _SAME)
         self.update.optimizer.load_state_dict(_copied(saved["optimizer"]))
-        self.steps, self.update.count = saved["steps"], saved["updates"]
+        self.steps, self.update.count, self._first = saved["steps"], saved["updates"], saved["first"]
         self._order.bit_generator.state = saved["order"]
         notes = self.collector.load_state_dict(saved["collector"])
         set_generators(saved["generators"])
@@ -192,6 +200,8 @@ class OnlineTrainer:
         _load(
             self.neutral.policy, saved["policy"], "init_from", "Start from a run with the same policy and environment."
         )
+        if not self._training and self._may_reset:
+            self._first = {"policy": _copied(saved["policy"])}
 
     def export(self, folder: Path) -> Path:
         """A policy of LeRobot as ``pretrained_model``, which its own tools load; any other as ``policy.safetensors``."""
