@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +65,23 @@ def test_every_wrong_key_is_named_with_who_owns_it(config: dict[str, Any]) -> No
     text = str(caught.value)
     assert "trainer.policy: NodConfig has no field 'gian' (did you mean 'gain'?) [budwood-lerobot" in text
     assert "env: NodEnv has no field 'step' (did you mean 'steps'?) [budwood-lerobot" in text
+
+
+def test_a_misspelt_key_is_told_before_lerobot_is_imported(tmp_path: Path) -> None:
+    bad = {
+        "trainer": {"kind": "lerobot", "algo": "offline", "policy": {"type": "act"}, "total_steps": 1, "args": {}},
+        "dataset": {"repo_id": "a/b"},
+        "env": {"type": "pusht"},
+        "evalution": {"every": 2},
+    }
+    (tmp_path / "bad.json").write_text(json.dumps(bad))
+    code = (
+        "import json, sys, budwood\nfrom budwood.planning import explain\n"
+        "try:\n    explain(json.load(open(sys.argv[1])))\nexcept budwood.api.ConfigError as error:\n    print(error)\n"
+        "print({'lerobot', 'torch', 'draccus', 'accelerate'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "bad.json")], capture_output=True, text=True, check=True
+    )
+    assert "evalution: unknown key (did you mean 'evaluation'?)" in done.stdout
+    assert done.stdout.splitlines()[-1] == "set()"

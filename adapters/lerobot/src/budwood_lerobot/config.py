@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from budwood.api import Config
+from budwood.api import Config, first_pass
 
 
 class Native(Config):
@@ -28,10 +28,11 @@ class PolicyConfig(Native):
     discover_packages_path: str | None = Field(None, description="a package to import, which registers the policy")
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self, info: ValidationInfo) -> Self:
         if (self.type is None) == (self.path is None):
             raise ValueError("give a type for a new policy, or a path to a trained one")
-        self.native("cpu")
+        if not first_pass(info):
+            self.native("cpu")
         return self
 
     def native(self, device: str) -> Any:
@@ -53,8 +54,9 @@ class EnvConfig(Native):
     discover_packages_path: str | None = Field(None, description="a package to import, which registers the environment")
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        self.native()
+    def _check(self, info: ValidationInfo) -> Self:
+        if not first_pass(info):
+            self.native()
         return self
 
     def native(self) -> Any:
@@ -72,8 +74,9 @@ class DatasetConfig(Native):
     root: str | None = Field(None, description="its folder; null: where LeRobot keeps what it downloads")
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        self.native()
+    def _check(self, info: ValidationInfo) -> Self:
+        if not first_pass(info):
+            self.native()
         return self
 
     def native(self) -> Any:
@@ -95,7 +98,9 @@ class OfflineConfig(Config):
 
     @field_validator("args")
     @classmethod
-    def _check(cls, args: dict[str, Any]) -> dict[str, Any]:
+    def _check(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if first_pass(info):
+            return args
         from budwood_lerobot.native import train_config
 
         train_config(args)
