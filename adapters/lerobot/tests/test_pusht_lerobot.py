@@ -47,7 +47,7 @@ def test_pushing_covers_more_of_the_goal() -> None:
     rewards = [[reward for _, _, reward in pusht.play(env, seed, 100)] for seed in range(4)]
     again = [reward for _, _, reward in pusht.play(env, 3, 100)]
     env.close()
-    assert again == rewards[3]
+    assert again == pytest.approx(rewards[3], abs=1e-6)  # the physics round by what the process has simulated before
     assert np.mean([max(row) for row in rewards]) > np.mean([row[0] for row in rewards]) + 0.2
 
 
