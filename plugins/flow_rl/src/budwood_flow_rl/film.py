@@ -36,7 +36,7 @@ class Film(RunCallback):
     def _shoot(self, path: Path) -> None:
         assert self.start.env_id is not None
         make = environments.factory(self.start.env_id, {**self.env_args, "render_mode": "rgb_array"})
-        env = self.start.wrap(make())
+        env = self.start.wrap_env(make())
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             frames = filmed(env, lambda obs: self._model().predict(obs, deterministic=True)[0], self.seed)

@@ -99,4 +99,4 @@ class FlowRL:
 
 
 def _wrapped(make: Callable[[], Any], start: FlowStart) -> Any:
-    return start.wrap(make())
+    return start.wrap_env(make())

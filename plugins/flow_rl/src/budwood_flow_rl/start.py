@@ -105,7 +105,7 @@ class FlowStart:
         actions = self.saved.normalisation.actions
         return actions.centre.numpy(), actions.radius.numpy()
 
-    def wrap(self, env: Any) -> ChainActions:
+    def wrap_env(self, env: Any) -> ChainActions:
         data = self.action_data
         wrapped = ChainActions(env, self.shape, data)
         if data is not None and len(data[0]) != wrapped.action_dim:

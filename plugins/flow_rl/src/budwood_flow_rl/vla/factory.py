@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 class FlowVLAFactory:
     """A :class:`budwood.api.NativePolicyFactory`. ``trained`` is the first policy it wraps: a trainer wraps others only to
-    ask how one begins."""
+    ask how one begins. ``progress`` of the run, in [0, 1]: one made in its middle begins with the noise range of then."""
 
     def __init__(self, config: FlowVLAConfig) -> None:
         self.config = config
         self.trained: FlowVLAPolicy | None = None
+        self.progress = 0.0
 
     def __call__(self, observation_space: Any, action_space: Any) -> FlowVLAPolicy:
         raise BindingError(
@@ -47,7 +48,7 @@ class FlowVLAFactory:
         critic = config.critic
         policy = FlowVLAPolicy(
             field,
-            kernel_of(config, field),
+            kernel_of(config, field, self.progress),
             PrefixCritic(field.summary_dim, critic.hidden or field.critic_hidden, critic.bias),
             executed=(field.executed, field.real_dim),
             reduction=config.reduction,
@@ -62,13 +63,13 @@ class FlowVLAFactory:
         return policy
 
 
-def kernel_of(config: FlowVLAConfig, field: VLAField) -> Kernel:
+def kernel_of(config: FlowVLAConfig, field: VLAField, progress: float) -> Kernel:
     """Noise on the robot's dimensions only; the padding follows the ODE."""
     kernel, real = config.kernel, field.real_dim
     if isinstance(kernel, FlowSDEConfig):
         return FlowSDE(field.steps, kernel.level, kernel.hybrid, kernel.ignore_last, noisy_dims=real)
     if not isinstance(kernel, FlowNoiseConfig):
         return FlowCPS(field.steps, kernel.level, noisy_dims=real)
-    low, high = SCHEDULES[config.noise_schedule](0.0, *kernel.sigma)
+    low, high = SCHEDULES[config.noise_schedule](progress, *kernel.sigma)
     head = NoiseNet(field.feat_dim, field.horizon, field.action_dim, kernel.hidden, low, high, per_token=True)
     return NoisyEuler(field.steps, head, kernel.clip_mean, kernel.truncate, noisy_dims=real)

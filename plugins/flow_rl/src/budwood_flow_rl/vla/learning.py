@@ -96,6 +96,7 @@ class FlowVLALearning(RunCallback):
         return check_convention(self.policy.field, one, generator=generator) == "data time"
 
     def _follow_schedule(self) -> None:
+        self.factory.progress = self.progress
         kernel, config = self.policy.kernel, self.config.kernel
         if isinstance(kernel, NoisyEuler) and isinstance(config, FlowNoiseConfig):
             kernel.noise.set_range(*SCHEDULES[self.config.noise_schedule](self.progress, *config.sigma))
