@@ -224,6 +224,8 @@ def test_eval_prints_what_a_trainer_measures_itself(
     assert main(["eval", "last", "--json"]) == 0
     assert as_json(capsys)["metrics"] == {"eval/loss": 1.25, "eval/rewards/accuracies": 0.75}
     assert asked[0] == ("last", None, 20_000, ("dataset.eval=held-out.jsonl",))
+    assert main(["eval", "last", "--seed", "5"]) == 0
+    assert "--seed was not used: these are numbers of held-out rows" in capsys.readouterr().out
 
 
 # ---- failures ---------------------------------------------------------------------------------------------------------

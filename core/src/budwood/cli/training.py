@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from budwood.cli.groups import SettingsCommand, settings
 from budwood.cli.output import Answer, facts, headline, say, title
@@ -88,7 +89,7 @@ def _report(result: Result) -> Answer:
 @click.argument("reference", metavar="RUN")
 @SETTINGS
 @click.option("--episodes", type=click.IntRange(min=1), help="Default: 20, or the trainer's own numbers instead.")
-@click.option("--seed", default=20_000, show_default=True, help="Seed of the environments, apart from training's.")
+@click.option("--seed", default=20_000, show_default=True, help="Seed of the episodes, apart from training's.")
 def evaluate(reference: str, overrides: tuple[str, ...], episodes: int | None, seed: int) -> dict[str, object]:
     """Fresh episodes of RUN's newest checkpoint, with deterministic actions; or what its trainer measures on held-out
     rows. Settings of the run can be changed for this evaluation.
@@ -104,6 +105,8 @@ def evaluate(reference: str, overrides: tuple[str, ...], episodes: int | None, s
     found, checkpoint = measure(reference, episodes, seed, overrides, progress=screen())
     if not isinstance(found, Evaluation):
         facts({**{name: f"{value:.6g}" for name, value in found.items()}, "checkpoint": checkpoint})
+        if click.get_current_context().get_parameter_source("seed") is ParameterSource.COMMANDLINE:
+            say("--seed was not used: these are numbers of held-out rows, not of episodes")
         return {"metrics": found, "checkpoint": checkpoint}
     returns = found.returns
     mean, spread = float(returns.mean()), float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
