@@ -160,6 +160,15 @@ def test_what_cannot_be_is_said_in_one_paragraph(
     assert not (tmp_path / "x").exists()
 
 
+def test_a_family_that_is_misspelt(tmp_path: Path, cli: Cli, demos: Path) -> None:
+    code, _, said = cli("pretrain", demos, "--out", tmp_path / "flow", "--family", "rectifed")
+    assert code == 2
+    assert "pretrain --family: there is no family 'rectifed'; did you mean 'rectified'?" in said
+    assert "chunk" not in said
+    said = cli("pretrain", demos, "--out", tmp_path / "flow", "--family", "xyz")[2]
+    assert "there is no family 'xyz'. Families are rectified, shortcut, diffusion, gaussian." in said
+
+
 def test_a_flow_is_refused_in_an_environment_of_other_shapes(tmp_path: Path, cli: Cli, demos: Path) -> None:
     flow = tmp_path / "flow"
     assert cli("pretrain", demos, "--out", flow, "--steps", 2, *SMALL)[0] == 0

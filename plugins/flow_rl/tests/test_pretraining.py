@@ -247,7 +247,7 @@ def test_a_constant_action_is_cloned_and_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"family": "mean"}, {"horizon": 0}, {"chunk": 5}, {"ema": 1.0}, {"lr": 0.0}, {"lr_end": 1.0}, {"held_out": 1.0}],
+    [{"horizon": 0}, {"chunk": 5}, {"ema": 1.0}, {"lr": 0.0}, {"lr_end": 1.0}, {"held_out": 1.0}],
 )
 def test_settings_out_of_range_are_named(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(wrong))}="):

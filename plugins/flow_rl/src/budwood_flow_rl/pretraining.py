@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,14 @@ class Settings:
     every: int = 500
 
     def __post_init__(self) -> None:
+        if self.family not in POLICIES:
+            near = get_close_matches(self.family, POLICIES, n=1)
+            raise ConfigError(
+                f"there is no family {self.family!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+                where="pretrain --family",
+                do=f"Families are {', '.join(POLICIES)}",
+            )
         allowed = {
-            "family": self.family in POLICIES,
             "horizon": self.horizon >= 1,
             "chunk": self.chunk is None or 1 <= self.chunk <= self.horizon,
             "hidden": bool(self.hidden) and min(self.hidden) >= 1,
@@ -72,7 +79,7 @@ class Settings:
             raise ConfigError(
                 f"these settings are out of range: {', '.join(wrong)}",
                 where="pretrain",
-                do=f"Families are {', '.join(POLICIES)}; a chunk is at most its horizon; shares lie between 0 and 1",
+                do="A chunk is at most its horizon; shares lie between 0 and 1",
             )
 
     def rate(self, step: int) -> float:
