@@ -76,8 +76,8 @@ class DDPM(Kernel):
 
     signal: Tensor
 
-    def __init__(self, steps: int, smallest: float = 0.1, *, noisy_dims: int | None = None) -> None:
-        super().__init__(steps, steps, noisy_dims=noisy_dims)
+    def __init__(self, steps: int, smallest: float = 0.1) -> None:
+        super().__init__(steps, steps)
         self.smallest = smallest
         self.register_buffer("signal", cosine_signal(steps), persistent=False)
 
