@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -15,15 +16,16 @@ import yaml
 pytest.importorskip("budwood_sb3")
 
 from budwood import resume, run
-from budwood.api import BindingError, CheckpointError, ConfigError
+from budwood.api import BindingError, BudwoodError, CheckpointError, ConfigError
 from budwood.testing import check_plugin
-from budwood_flow_rl import point
+from budwood_flow_rl import point, recording
 from budwood_flow_rl.callback import FlowCallback
 from budwood_flow_rl.config import FlowConfig
 from budwood_flow_rl.families import RectifiedFlow
 from budwood_flow_rl.noise import const_schedule_itr
 from budwood_flow_rl.report import sections
 from budwood_flow_rl.saved import load_flow, save_flow
+from budwood_flow_rl.start import FlowStart
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[3]
@@ -255,6 +257,34 @@ def test_other_trainers_and_environments(flow, tmp_path):
     refused(BindingError, made | {"trainer": {"kind": "sb3", "algo": "sac", "total_timesteps": 512}}, "cannot bind")
     free = made | {"plugins": {"flow_rl": {}}}
     refused(BindingError, free | {"env": {"id": "CartPole-v1"}}, "env.id", "Discrete(2)")
+
+
+def test_the_folder_of_a_run_is_no_saved_flow(flow, tmp_path):
+    folder = run(config(flow, tmp_path, total=512, every=None)).paths["folder"]
+    made = config(Path(folder), tmp_path / "none", total=512, every=None)
+    refused(CheckpointError, made, "plugins.flow_rl.init", "is a run", "budwood flow-rl pretrain", "init_from")
+
+
+def test_a_fine_tuned_flow_cannot_be_recorded(flow, tmp_path):
+    folder = run(config(flow, tmp_path, total=512, every=None)).paths["folder"]
+    with pytest.raises(ConfigError, match="a fine-tuned flow cannot be recorded"), recording.of_run(folder):
+        pass
+
+
+def test_errors_of_the_section_name_this_plugin(flow, tmp_path):
+    """Also those that come when the adapter makes environments and the policy."""
+    start = FlowStart(FlowConfig(init=str(flow)), None, False)
+    space = gym.spaces.Box(-1, 1, (7,))
+    calls = {
+        "wrap": lambda: start.wrap(gym.make("CartPole-v1")),
+        "policy": lambda: start(space, gym.spaces.Box(-1, 1, (start.shape.size(2),))),
+        "run": lambda: run(config(flow, tmp_path, total=512, every=None, chunk={"execute": 5})),
+        "init": lambda: run(config(tmp_path / "nowhere", tmp_path, total=512, every=None)),
+    }
+    for name, call in calls.items():
+        with pytest.raises(BudwoodError) as raised:
+            call()
+        assert "Asked for by budwood-flow-rl " in str(raised.value), (name, str(raised.value))
 
 
 def test_the_clip_of_ppo_is_refused_and_that_of_its_critic_is_not(flow, tmp_path):

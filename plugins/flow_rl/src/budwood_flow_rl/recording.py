@@ -53,7 +53,7 @@ def of_run(reference: str, steps: int | None = None) -> Iterator[Expert]:
 
     It acts in the run's plain environment: reward terms and environment wrappers of plugins are left out.
 
-    :raises ConfigError: the run was not trained by Stable-Baselines3.
+    :raises ConfigError: the run was not trained by Stable-Baselines3, or its policy is a fine-tuned flow.
     """
     from budwood import restored
 
@@ -63,6 +63,12 @@ def of_run(reference: str, steps: int | None = None) -> Iterator[Expert]:
                 f"it was trained by {run.config['trainer']['kind']}, and demonstrations are recorded of sb3",
                 where=run.run_id,
                 do="Record a run whose trainer.kind is sb3, or read a dataset with --from",
+            )
+        if "flow_rl" in run.config["plugins"]:
+            raise ConfigError(
+                "a fine-tuned flow cannot be recorded: its actions are whole chains, and no environment takes those",
+                where=run.run_id,
+                do="Record the run that its demonstrations came from, or another one without flow_rl",
             )
         model = run.trainer.native
         normalize = model.get_vec_normalize_env()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from budwood.api import Array, ConfigError, Run
+from budwood.api import Array, BudwoodError, CheckpointError, ConfigError, Run
 from budwood_flow_rl.chunks import ChainActions, ChainShape
 from budwood_flow_rl.config import DDPMConfig, FlowConfig, FlowCPSConfig, FlowSDEConfig
 from budwood_flow_rl.convention import check_convention
@@ -20,11 +23,22 @@ from budwood_flow_rl.families import FAMILIES
 from budwood_flow_rl.kernels import FlowCPS, FlowSDE, Kernel, NoisyEuler
 from budwood_flow_rl.noise import SCHEDULES, NoiseNet
 from budwood_flow_rl.policy import FlowPolicy
-from budwood_flow_rl.saved import SavedFlow, load_flow
+from budwood_flow_rl.saved import FACTS, SavedFlow, load_flow
 
 HORIZON = 4
 """Actions of a chunk where neither the configuration nor a saved flow says."""
+WHO = f"budwood-flow-rl {version('budwood-flow-rl')}"
 INIT = "plugins.flow_rl.init"
+
+
+@contextmanager
+def ours() -> Iterator[None]:
+    """Errors of what a trainer calls later are this plugin's, as those of its hooks are."""
+    try:
+        yield
+    except BudwoodError as error:
+        error.who = error.who or WHO
+        raise
 
 
 @dataclass
@@ -54,7 +68,14 @@ class FlowStart:
     def saved(self) -> SavedFlow | None:
         if self.config.init is None:
             return None
-        saved = load_flow(Path(self.config.init))
+        folder = Path(self.config.init)
+        if (folder / "status.json").exists() and not (folder / FACTS).exists():
+            raise CheckpointError(
+                f"{folder} is a run, and init wants a folder that budwood flow-rl pretrain wrote",
+                where=INIT,
+                do="Name that folder; a run's policy is the start of another by init_from: RUN, and budwood resume goes on",
+            )
+        saved = load_flow(folder)
         env_id = self.env_id if saved.meta.env_id is not None else None
         saved.require(INIT, horizon=self.config.chunk.horizon, env_id=env_id)
         self._check_kernel(saved.field)
@@ -105,6 +126,7 @@ class FlowStart:
         actions = self.saved.normalisation.actions
         return actions.centre.numpy(), actions.radius.numpy()
 
+    @ours()
     def wrap_env(self, env: Any) -> ChainActions:
         data = self.action_data
         wrapped = ChainActions(env, self.shape, data)
@@ -113,6 +135,7 @@ class FlowStart:
             self.saved.require(INIT, action_dim=wrapped.action_dim)
         return wrapped
 
+    @ours()
     def __call__(self, observations: Any, actions: Any) -> FlowPolicy:
         config, saved, shape = self.config, self.saved, self.shape
         obs_dim, action_dim = observations.shape[0], shape.action_dim(actions.shape[0])
