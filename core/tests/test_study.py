@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -447,12 +449,28 @@ def test_a_cell_says_what_it_cannot_do(file: Path, output: Path) -> None:
     assert "every checkpoint is damaged" in result.failed[run.run_id]
 
 
+def test_notes_of_runs_are_told_once() -> None:
+    told = {"a": ["large", "odd", "odd"], "b": ["large"], "c": ["large"], "d": ["not finished"], "old": None}
+    cells = [
+        SimpleNamespace(
+            done=name != "d", run=SimpleNamespace(run_id=name, status={} if notes is None else {"notes": notes})
+        )
+        for name, notes in told.items()
+    ]
+    assert studies._notes_of_runs(cells) == ["a and 2 more: large", "a: odd"]  # type: ignore[arg-type]
+
+
 def test_runs_nest_in_the_studys_own_tracked_run(file: Path, output: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    base = {**STUDY["base"], "tracking": {"experiment": "grids", "tags": {"by": "test"}}}
+    base = {**STUDY["base"], "tracking": {"experiment": "grids", "tags": {"by": "test"}, "artifact_megabytes": 0}}
     result = budwood.study(altered(file, base=base, variants={"plain": None}, processes=1), seeds=1)
     folders = [output / "grid", output / "grid" / "grid-plain-s0"]
+    (note,) = (note for note in result.notes if "not sent to the tracker" in note)
+    assert note.startswith("grid-plain-s0: ")
+    assert "export/policy.txt (0 MB), checkpoints/" in note
+    assert escape(note) in (folders[0] / "study.html").read_text()
+    assert escape(note.removeprefix("grid-plain-s0: ")) in (folders[1] / "report.html").read_text()
     assert all(tracking.finish(folder.resolve(), timeout=300).complete for folder in folders)
     client = MlflowClient(f"sqlite:///{output}/mlflow.db")
     runs = {

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +272,7 @@ def _left_behind(
     """Tables, figures and page over what is finished now; ``wanted``: the cells that were to be finished by now."""
     folder = grid.study_folder(found)
     tables = study_table.tabulate(found.config, cells)
+    tables = replace(tables, notes=[*tables.notes, *_notes_of_runs(cells)])
     paths = study_page.write(folder, found, cells, tables)
     if export is not None:
         study_page.copy_for_docs(paths, export)
@@ -317,6 +318,16 @@ def _stopped_alone(chosen: Sequence[Cell]) -> list[str]:
         for cell in chosen
         if not cell.done and cell.status != "failed"
     ]
+
+
+def _notes_of_runs(cells: Sequence[Cell]) -> list[str]:
+    """What finished runs say of themselves, each sentence once."""
+    said: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.done:
+            for note in dict.fromkeys(cell.run.status.get("notes", ())):
+                said.setdefault(note, []).append(cell.run.run_id)
+    return [f"{first}{f' and {len(more)} more' if more else ''}: {note}" for note, (first, *more) in said.items()]
 
 
 def _version_notes(cells: Sequence[Cell]) -> list[str]:

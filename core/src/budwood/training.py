@@ -108,12 +108,15 @@ def train(
                 trainer.fit(session)
                 session.finish()
             status = "interrupted" if session.interrupted else "stopped" if session.stopped else "finished"
-            paths = _leave(folder, planned, trainer, session, status, seconds(), notes)
-            kept = [Path(paths[name]) for name in ("report", "native", "checkpoint")]
-            notes += offer_artifacts(events, kept, data["tracking"])
+            paths = _leave(folder, planned, trainer, session, status, seconds(), notes, events)
             stopped_at = session.steps if status == "stopped" else None
             folder.write_status(
-                status=status, ended=time.time(), **spent(), latest=session.latest, stopped_at=stopped_at
+                status=status,
+                ended=time.time(),
+                **spent(),
+                latest=session.latest,
+                stopped_at=stopped_at,
+                notes=session.notes,
             )
             events.status("interrupted" if session.interrupted else "finished")
         except BaseException as error:
@@ -180,6 +183,7 @@ def _leave(
     status: str,
     timing: Mapping[str, float],
     notes: list[str],
+    events: journal.Journal,
 ) -> dict[str, str]:
     """Write what outlives the run and say where it is. A plugin's failing report section does not fail the run."""
     try:
@@ -187,6 +191,9 @@ def _leave(
     except OSError as error:
         raise disk_error(error, folder.folder / "export") from error
     newest = Checkpoints(folder.checkpoints, 1).latest()
+    kept = [native, *([newest[0]] if newest else [])]
+    for note in offer_artifacts(events, kept, planned.data["tracking"]):
+        session.note(note)
     history = journal.history(folder.folder)
     run = PerPlugin(planned.run_for)
     try:
@@ -207,6 +214,7 @@ def _leave(
         status=status,
         notes=session.notes,
     )
+    notes += offer_artifacts(events, [page], planned.data["tracking"])
     return {
         "folder": str(folder.folder),
         "report": str(page),
