@@ -276,7 +276,7 @@ def test_errors_of_the_section_name_this_plugin(flow, tmp_path):
     start = FlowStart(FlowConfig(init=str(flow)), None, False)
     space = gym.spaces.Box(-1, 1, (7,))
     calls = {
-        "wrap": lambda: start.wrap(gym.make("CartPole-v1")),
+        "wrap": lambda: start.wrap_env(gym.make("CartPole-v1")),
         "policy": lambda: start(space, gym.spaces.Box(-1, 1, (start.shape.size(2),))),
         "run": lambda: run(config(flow, tmp_path, total=512, every=None, chunk={"execute": 5})),
         "init": lambda: run(config(tmp_path / "nowhere", tmp_path, total=512, every=None)),

@@ -125,8 +125,12 @@ def test_one_step_has_the_log_probability_and_entropy_of_a_gaussian_policy():
 
 
 def test_one_step_is_updated_as_stable_baselines3_updates_a_gaussian_policy():
-    """The plugin's update on one side, PPO's untouched ``train`` with SB3's Gaussian on the other."""
+    """The plugin's update on one side, PPO's untouched ``train`` with SB3's Gaussian on the other.
+
+    No gradient reaches ``max_grad_norm``: PPO clips actor and critic together, and here each is clipped by itself.
+    """
     args = {"n_steps": 32, "batch_size": 16, "n_epochs": 3, "ent_coef": 0.01, "learning_rate": 1e-3, "target_kl": 5.0}
+    args["max_grad_norm"] = 1e6
     ours = collected(model_of(args, **ONE))
     theirs_policy, theirs_buffer = deepcopy(ours.policy), deepcopy(ours.rollout_buffer)
     before = {name: tensor.clone() for name, tensor in ours.policy.state_dict().items()}
