@@ -18,6 +18,7 @@ def write(folder: Path, *, seed: int = 0) -> int:
 
     Actions and positions are scaled as if they were spread evenly over the environment's bounds.
     """
+    import gym_pusht  # noqa: F401  registers the environment
     import gymnasium
     from lerobot.envs.configs import PushtEnv
     from lerobot.envs.utils import env_to_policy_features
