@@ -58,6 +58,7 @@ __all__ = [
 MAY_CHANGE = (
     "name",
     "output",
+    "processes",
     "evaluation",
     "checkpoint",
     "tracking",

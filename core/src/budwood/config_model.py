@@ -65,6 +65,9 @@ class RunConfig(Config):
 
     name: Annotated[str, AfterValidator(named)] = Field(default="run", description="default: the name of the file")
     seed: int = Field(default=0, ge=0, lt=2**32)
+    processes: int | None = Field(
+        default=None, gt=0, description="how many processes train the run together; null: as many as were launched"
+    )
     trainer: Any = Field(description="kind: the name of an installed adapter; the rest is that adapter's")
     env: Any = None
     plugins: Any = Field(default_factory=dict, description="name: options, in the order of activation")

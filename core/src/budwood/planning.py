@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from budwood import compose, config
-from budwood.api import Capabilities, Contributions, PluginError, Run, Trainer
+from budwood import across, compose, config
+from budwood.api import ALONE, BindingError, Capabilities, Contributions, PluginError, Processes, Run, Trainer
 from budwood.plugins import Activation, Active, PerPlugin, activate
 
 
@@ -22,6 +22,7 @@ class Plan:
     capabilities: Capabilities
     contributions: Contributions
     run_for: Callable[[Active], Run]
+    processes: Processes = ALONE
 
     @property
     def bindings(self) -> list[compose.Binding]:
@@ -37,7 +38,7 @@ class Plan:
         return trainer
 
 
-def plan(loaded: config.Loaded, folder: Path | None, *, recorded: bool = False) -> Plan:
+def plan(loaded: config.Loaded, folder: Path | None, *, recorded: bool = False, processes: Processes = ALONE) -> Plan:
     """Activate, resolve and compose. Every problem that can be known before training is raised here.
 
     ``recorded``: only what was trained is looked at again, so secrets that were not kept on disk are not needed.
@@ -61,13 +62,28 @@ def plan(loaded: config.Loaded, folder: Path | None, *, recorded: bool = False) 
             folder=folder,
             device=data["device"],
             components=components,
+            processes=processes,
         )
 
     adapter = activation.adapter
     assert adapter is not None
     capabilities = _answer(activation, adapter, "capabilities", run=run_for(adapter), target=None)
     contributions = compose.contributions(activation, run_for, capabilities)
-    return Plan(data, model, activation, capabilities, contributions, run_for)
+    if processes.several:
+        _check_shared(capabilities, contributions, adapter)
+    return Plan(data, model, activation, capabilities, contributions, run_for, processes)
+
+
+def _check_shared(capabilities: Capabilities, contributions: Contributions, adapter: Active) -> None:
+    """Refuse what several processes cannot train together: the trainer, or a contribution whose memory would differ."""
+    if capabilities.one_process:
+        raise BindingError(
+            f"trainer {capabilities.trainer} trains in one process only: {capabilities.one_process}",
+            where="processes",
+            who=adapter.who,
+            do="Start it without a launcher",
+        )
+    across.check(contributions)
 
 
 def _answer(activation: Activation, adapter: Active, hook: str, **arguments: Any) -> Any:

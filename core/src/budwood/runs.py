@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from budwood import config, machine
-from budwood.api import CheckpointError, ConfigError, Evaluation, Measured, StateTree, Trainer
+from budwood.api import ALONE, CheckpointError, ConfigError, Evaluation, Measured, Processes, StateTree, Trainer
 from budwood.checkpoint import Checkpoints, taking_up
 from budwood.folder import RunFolder, default_output, find_run, new_folder, prepare_output
 from budwood.planning import Plan, explain, plan
+from budwood.processes import joined
 from budwood.progress import Progress, silent
 from budwood.training import Result, train
 
@@ -36,10 +37,9 @@ def run(
     ``budwood.run("configs/x.yaml", seed=3, trainer__total_timesteps=50_000)``.
     """
     loaded = config.load(source, [*overrides, *config.keyword_overrides(keywords)])
-    output = prepare_output(default_output(loaded.data))
-    loaded = with_source(loaded, output)
-    folder = new_folder(output, str(loaded.data.get("name", "run")), loaded.data.get("seed", 0))
-    return _begin(folder, loaded, progress or silent())
+    with joined(_asked(loaded)) as processes:
+        folder, loaded = processes.from_first(_place(loaded) if processes.first else (RunFolder(Path()), loaded))
+        return _begin(folder, loaded, _shown(progress, processes), processes)
 
 
 def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress | None = None) -> Result:
@@ -51,7 +51,9 @@ def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress 
             where=folder.run_id,
             do=f"Change the study's file, or start a run of your own with init_from={folder.run_id}",
         )
-    return _go_on(folder, config.load(folder.config_file, overrides), progress or silent())
+    loaded = config.load(folder.config_file, overrides)
+    with joined(_asked(loaded)) as processes:
+        return _go_on(folder, loaded, _shown(progress, processes), processes)
 
 
 def take_up(folder: RunFolder, loaded: config.Loaded, progress: Progress) -> Result:
@@ -61,17 +63,36 @@ def take_up(folder: RunFolder, loaded: config.Loaded, progress: Progress) -> Res
     return _begin(folder, loaded, progress)
 
 
-def _begin(folder: RunFolder, loaded: config.Loaded, progress: Progress) -> Result:
-    planned = plan(loaded, folder.folder)
+def _asked(loaded: config.Loaded) -> int | None:
+    """How many processes a configuration says; it is checked further when it is resolved."""
+    count = loaded.data.get("processes")
+    return count if isinstance(count, int) else None
+
+
+def _shown(progress: Progress | None, processes: Processes) -> Progress:
+    return progress if progress is not None and processes.first else silent()
+
+
+def _place(loaded: config.Loaded) -> tuple[RunFolder, config.Loaded]:
+    """Where a new run is to lie, and its configuration with the run it starts from, if any."""
+    output = prepare_output(default_output(loaded.data))
+    loaded = with_source(loaded, output)
+    return new_folder(output, str(loaded.data.get("name", "run")), loaded.data.get("seed", 0)), loaded
+
+
+def _begin(folder: RunFolder, loaded: config.Loaded, progress: Progress, processes: Processes = ALONE) -> Result:
+    planned = plan(loaded, folder.folder, processes=processes)
     with _built(planned) as trainer:
         notes = _warmed(trainer, planned)
-        folder.create(again=folder.study is not None)
+        if processes.first:
+            folder.create(again=folder.study is not None)
+        processes.from_first(None)
         return train(folder, planned, trainer, None, notes, progress)
 
 
-def _go_on(folder: RunFolder, loaded: config.Loaded, progress: Progress) -> Result:
-    planned = plan(loaded, folder.folder)
-    found = Checkpoints(folder.checkpoints, 1).latest()
+def _go_on(folder: RunFolder, loaded: config.Loaded, progress: Progress, processes: Processes = ALONE) -> Result:
+    planned = plan(loaded, folder.folder, processes=processes)
+    found = processes.from_first(Checkpoints(folder.checkpoints, 1).latest() if processes.first else None)
     if found is None:
         _check_origin(planned, config.load(folder.config_file).data, folder.config_file)
         with _built(planned) as trainer:
@@ -82,8 +103,10 @@ def _go_on(folder: RunFolder, loaded: config.Loaded, progress: Progress) -> Resu
     _check_origin(planned, meta["config"], path)
     with _built(planned) as trainer:
         with taking_up(str(path)):
-            _check_unfinished(folder, planned, trainer, state["session"])
-            _lift_stop(folder, state["session"])
+            if processes.first:
+                _check_unfinished(folder, planned, trainer, state["session"])
+                _lift_stop(folder, state["session"])
+            state["session"]["stopped"] = processes.from_first(state["session"]["stopped"])
             notes = [
                 *_left_out(damaged),
                 f"continuing from {path.name}",

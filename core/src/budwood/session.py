@@ -12,13 +12,16 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from budwood import across
 from budwood.api import (
+    ALONE,
     CheckpointError,
     Contributed,
     Contributions,
     Evaluation,
     Evaluator,
     Measured,
+    Processes,
     Rollout,
     RunCallback,
     RunControl,
@@ -37,7 +40,8 @@ class Session:
     """Implements ``TrainerEvents`` for the trainer and ``RunControl`` for callbacks.
 
     ``save(steps)`` writes a checkpoint and returns its folder; None in a grafted script.
-    ``restored`` is the state of an earlier session to continue from.
+    ``restored`` is the state of an earlier session to continue from. Each of several ``processes`` has a session of its own;
+    all of them decide alike, since they are told the same.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Session:
         rhythm: Rhythm,
         save: Callable[[Session], Path] | None = None,
         restored: StateTree | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.trainer = trainer
         self.control: RunControl = self
@@ -67,7 +72,9 @@ class Session:
         self._evaluated_at = -1
         self.ended_at = -1
         self._recorder, self._screen, self._rhythm, self._save = recorder, screen, rhythm, save
-        self._restored = restored
+        self._restored, self._processes = restored, processes
+        self._callbacks = [item for item in contributions.callbacks if across.takes_part(item, processes)]
+        self._asked_to_stop = False
         self._evaluation = Due(rhythm.evaluate_every if rhythm.episodes else None)
         self._checkpoint = Due(rhythm.checkpoint_every if save else None)
         self._evaluators = [(item, Due(item.value.every)) for item in contributions.evaluators]
@@ -108,7 +115,7 @@ class Session:
     def evaluate(self, episodes: int, seed: int, observer: Callable[[StepBatch], None] | None = None) -> Evaluation:
         self._screen.phase("evaluating")
         with self._timed("evaluation"):
-            evaluation = self.trainer.evaluate(episodes, seed, observer)
+            evaluation = across.play(self.trainer, self._processes, episodes, seed, observer)
         self._screen.phase("")
         self.evaluation_steps += evaluation.env_steps
         return evaluation
@@ -143,7 +150,7 @@ class Session:
 
     def start(self) -> bool:
         self._muted = self._restored is not None
-        for item in self.contributions.callbacks:
+        for item in self._callbacks:
             with self._blaming(item, "on_run_start"):
                 item.value.on_run_start(self)
         self._muted = False
@@ -164,11 +171,12 @@ class Session:
 
     def measured(self, metrics: Mapping[str, float], steps: int) -> None:
         self.steps = steps
-        for item in self.contributions.callbacks:
+        for item in self._callbacks:
             with self._blaming(item, "on_eval_metrics"):
                 item.value.on_eval_metrics(self, metrics)
 
     def boundary(self, steps: int) -> bool:
+        self._agree()
         if steps > self.steps:
             self.steps = steps
             self._work()
@@ -179,8 +187,9 @@ class Session:
 
         Callbacks come first: what is evaluated is the policy that the run leaves behind.
         """
+        self._agree()
         if not self.interrupted and self.ended_at != self.steps:
-            for callback in self.contributions.callbacks:
+            for callback in self._callbacks:
                 with self._blaming(callback, "on_run_end"):
                     callback.value.on_run_end(self)
             if self._rhythm.episodes and self._evaluated_at != self.steps:
@@ -195,8 +204,18 @@ class Session:
 
     def interrupt(self) -> None:
         """Checkpoint and stop at the next boundary. Safe to call from a signal handler."""
-        self.interrupted = True
+        self._asked_to_stop = True
+        self.interrupted = not self._processes.several  # several stop at the boundary where all have heard of it
         self.next_boundary = 0
+
+    @property
+    def interrupting(self) -> bool:
+        return self.interrupted or self._asked_to_stop
+
+    def _agree(self) -> None:
+        if self._processes.several:
+            self.interrupted = any(self._processes.gather(self._asked_to_stop))
+            across.synchronise(self.contributions, self._processes)
 
     # ---- at a boundary ---------------------------------------------------------------------------------------------
 
@@ -233,7 +252,7 @@ class Session:
         # After the line above: a signal that comes between the two is seen here. Rollouts need to know their step.
         watched = self._on_update_end or self._on_rollout_end
         asked = self._checkpoint_asked or self._reset_seed is not None
-        if watched or asked or self.interrupted or self.stopped is not None:
+        if watched or asked or self.interrupting or self.stopped is not None or self._processes.several:
             self.next_boundary = 0
 
     def _evaluate_now(self) -> None:
@@ -255,7 +274,7 @@ class Session:
                 **{f"eval/{name}": float(value) for name, value in evaluation.metrics.items()},
             }
         )
-        for item in self.contributions.callbacks:
+        for item in self._callbacks:
             with self._blaming(item, "on_eval"):
                 item.value.on_eval(self, evaluation)
 
@@ -282,7 +301,7 @@ class Session:
         with self._timed("checkpoint"):
             folder = self._save(self)
         self._screen.phase("")
-        for item in self.contributions.callbacks:
+        for item in self._callbacks:
             with self._blaming(item, "on_checkpoint"):
                 item.value.on_checkpoint(self, folder)
 
@@ -290,7 +309,7 @@ class Session:
 
     def state_dict(self) -> StateTree:
         """Counters and schedules of this session, every callback's state, and every stateful reward's."""
-        return {
+        state = {
             "steps": self.steps,
             "evaluation_steps": self.evaluation_steps,
             "ended_at": self.ended_at,
@@ -314,6 +333,7 @@ class Session:
                 if item.value.state is not None
             },
         }
+        return across.whole(self.contributions, self._processes, state) if self._processes.several else state
 
     def _state_of(self, item: Contributed[Any], holder: Stateful) -> StateTree:
         with self._blaming(item, "state_dict"):
@@ -338,16 +358,19 @@ class Session:
                 do="Install the versions of the plugins that the run was trained with: see its versions.json",
             )
         for item, saved in zip(self.contributions.callbacks, state["callbacks"], strict=True):
-            with self._blaming(item, "load_state_dict"):
-                item.value.load_state_dict(saved["state"])
+            if across.takes_part(item, self._processes):
+                self._load(item, item.value, saved["state"])
         for term in self._rewards:
             if term.value.state is not None:
-                with self._blaming(term, "load_state_dict"):
-                    term.value.state.load_state_dict(state["terms"][f"{term.plugin}.{term.value.name}"])
+                self._load(term, term.value.state, state["terms"][f"{term.plugin}.{term.value.name}"])
         for due in (self._evaluation, self._checkpoint, *(due for _, due in self._evaluators)):
             due.advance(self.steps)
         for (_, due), last in zip(self._evaluators, state["evaluators"], strict=True):
             due.last = last
+
+    def _load(self, item: Contributed[Any], holder: Stateful, saved: StateTree) -> None:
+        with self._blaming(item, "load_state_dict"):
+            holder.load_state_dict(across.own(holder, saved, self._processes, self.n_envs))
 
     # ---- helpers ---------------------------------------------------------------------------------------------------
 
@@ -357,7 +380,7 @@ class Session:
 
     def _overriding(self, event: str) -> Sequence[Contributed[RunCallback]]:
         base = getattr(RunCallback, event)
-        return [item for item in self.contributions.callbacks if getattr(type(item.value), event, base) is not base]
+        return [item for item in self._callbacks if getattr(type(item.value), event, base) is not base]
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:

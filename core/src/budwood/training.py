@@ -17,6 +17,7 @@ from budwood import config, journal, machine, report, tracking
 from budwood.api import BudwoodError, DiskFullError, StateTree, Trainer
 from budwood.checkpoint import Checkpoints
 from budwood.folder import RunFolder, disk_error, write_atomically
+from budwood.outlets import Unheard
 from budwood.planning import Plan
 from budwood.plugins import PerPlugin
 from budwood.progress import Progress
@@ -41,6 +42,8 @@ class Result:
     paths: dict[str, str]
     mlflow_run_id: str | None
     notes: list[str] = field(default_factory=list)
+    first: bool = True
+    """False in the processes of a run that leave it to process 0 to write and to speak."""
 
 
 def train(
@@ -55,6 +58,11 @@ def train(
 
     The caller closes the trainer.
     """
+    processes = planned.processes
+    if processes.several:
+        processes.stacks_to(folder.folder)  # type: ignore[attr-defined]
+    if not processes.first:
+        return _follow(folder, planned, trainer, restored, progress)
     state, meta = restored or ({}, {})
     data = redact(planned.data)
     versions = machine.versions()
@@ -95,9 +103,11 @@ def train(
             about = {"config": data, "versions": versions, "journal": events.count, "seconds": seconds()}
             path = store.save(steps, tree, about)
             folder.write_status(**spent(), latest=session.latest)
-            return path
+            return processes.from_first(path)
 
-        session = Session(trainer, planned.contributions, events, progress, _rhythm(data), save, state.get("session"))
+        session = Session(
+            trainer, planned.contributions, events, progress, _rhythm(data), save, state.get("session"), processes
+        )
         total = min(trainer.total_steps, data["budget"] or trainer.total_steps)
         progress.start(total, state["session"]["steps"] if state else 0)
         for line in (folder.run_id, *notes):
@@ -137,6 +147,31 @@ def train(
         notes.append(f"{sent}; sending goes on in the background, and budwood runs --sync takes it up again")
         progress.message(notes[-1])
     return Result(folder.run_id, status, dict(session.latest), paths, sent.mlflow_run_id, notes)
+
+
+def _follow(
+    folder: RunFolder,
+    planned: Plan,
+    trainer: Trainer,
+    restored: tuple[StateTree, Mapping[str, Any]] | None,
+    progress: Progress,
+) -> Result:
+    """Train as one of several processes, of which the first does everything that a person sees or that lies on a disk."""
+    processes = planned.processes
+
+    def save(session: Session) -> Path:
+        trainer.state_dict()
+        session.state_dict()
+        return processes.from_first(folder.checkpoints)
+
+    state = restored[0]["session"] if restored else None
+    session = Session(
+        trainer, planned.contributions, Unheard(), progress, _rhythm(planned.data), save, state, processes
+    )
+    with _interruptible(session, progress):
+        trainer.fit(session)
+        session.finish()
+    return Result(folder.run_id, "interrupted" if session.interrupted else "finished", {}, {}, None, first=False)
 
 
 def _identity(folder: RunFolder, data: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
@@ -262,7 +297,7 @@ def _interruptible(session: Session, progress: Progress) -> Iterator[None]:
         return
 
     def handle(number: int, _frame: Any) -> None:
-        if session.interrupted:
+        if session.interrupting:
             raise KeyboardInterrupt
         session.interrupt()
         session.note(f"interrupted by {signal.Signals(number).name}")

@@ -22,6 +22,7 @@ from budwood.api.generation import (
 )
 from budwood.api.hooks import Hooks, hookimpl
 from budwood.api.linear import LinearCombination, WeightVector
+from budwood.api.processes import ACROSS, ALONE, Across, Processes
 from budwood.api.report import Figure, History, ReportSection, Series
 from budwood.api.reward import NATIVE, RewardCombination, RewardTerm, StepBatch, TermColumn
 from budwood.api.sections import FIRST_PASS, Config, first_pass, refuse
@@ -53,8 +54,11 @@ from budwood.api.training import (
 )
 
 __all__ = [
+    "ACROSS",
+    "ALONE",
     "FIRST_PASS",
     "NATIVE",
+    "Across",
     "AdvantageFn",
     "AdvantageInputs",
     "Array",
@@ -93,6 +97,7 @@ __all__ = [
     "PluginError",
     "Policy",
     "PolicyFactory",
+    "Processes",
     "ReportSection",
     "RewardCombination",
     "RewardTerm",

@@ -12,6 +12,7 @@ import numpy as np
 from budwood.api.completions import CompletionReward
 from budwood.api.control import Evaluation, Evaluator, RunCallback, RunControl
 from budwood.api.generation import CompletionAdvantageFn, Decoder, RolloutFn
+from budwood.api.processes import ALONE, Processes
 from budwood.api.reward import RewardCombination, RewardTerm, StepBatch
 from budwood.api.state import StateTree
 from budwood.api.training import AdvantageFn, LossTerm, Objective, PolicyFactory, Rollout
@@ -41,7 +42,8 @@ class Capabilities:
     Kinds are hook names: reward_terms, completion_rewards, reward_combination, loss_terms, objective, advantage,
     completion_advantage, rollout, decoder, build_policy, build_env, build_dataset, build_model, callbacks, evaluators.
     ``loss_inputs`` names what a loss may need. ``graftable`` are the kinds that can be bound to an object that is already
-    built. ``rollouts``: whether callbacks are shown finished rollouts.
+    built. ``rollouts``: whether callbacks are shown finished rollouts. ``one_process``: why several processes cannot train
+    this trainer together; '' if they can.
     """
 
     trainer: str
@@ -50,6 +52,7 @@ class Capabilities:
     loss_inputs: frozenset[str] = frozenset()
     graftable: frozenset[str] = frozenset()
     rollouts: bool = False
+    one_process: str = "its adapter does not share the work among processes"
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ class Run:
     folder: Path | None
     device: str
     components: Callable[[str], Sequence[Contributed[Any]]]
+    processes: Processes = ALONE
+    """Those that train this run together."""
 
     def rng(self, purpose: str) -> np.random.Generator:
         """A generator of its own for every purpose, derived from the run's seed; adding one never moves another."""

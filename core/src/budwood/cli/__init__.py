@@ -21,6 +21,7 @@ from budwood.cli.output import Answer, json_line, say
 COMMANDS = {
     "run": Command("budwood.cli.training:run", "Train one run from a YAML file."),
     "resume": Command("budwood.cli.training:resume", "Continue a run, after a crash or with more steps."),
+    "launch": Command("budwood.cli.training:launch", "Train one run in several processes."),
     "study": Command("budwood.cli.study:study", "Run variants x seeds; interquartile means, intervals, figures."),
     "compare": Command("budwood.cli.study:compare", "Overlay runs: last numbers, different settings, curves."),
     "eval": Command("budwood.cli.training:evaluate", "Fresh episodes of a trained policy."),
@@ -107,7 +108,8 @@ def _failure(error: Exception, invocation: Invocation, debug: bool) -> Answer:
         traceback.print_exception(error)
     facts: dict[str, Any] = {"type": type(error).__name__}
     if isinstance(error, BudwoodError):
-        complain(str(error))
+        if not getattr(error, "told", False):
+            complain(str(error))
         facts |= {"what": error.what, "where": error.where, "who": error.who, "do": error.do}
         return Answer({"error": facts | {"problems": list(error.problems)}}, error.exit_code)
     what = f"unexpected {type(error).__name__}: {error}"

@@ -58,8 +58,34 @@ def resume(reference: str, overrides: tuple[str, ...]) -> Answer:
     return _report(go_on(reference, overrides, progress=screen()))
 
 
+@click.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
+@click.option("-n", "--processes", type=click.IntRange(min=1), required=True, help="How many, on this machine.")
+@click.option("--deadline", type=click.FloatRange(min=1), help="Seconds that one waits for another; default: 1800.")
+@click.argument("words", metavar="run|resume ...", nargs=-1, type=click.UNPROCESSED, required=True)
+def launch(processes: int, deadline: float | None, words: tuple[str, ...]) -> Answer:
+    """Train one run in several processes, each with its share of the environments or rows, all with the same update.
+
+    \b
+      budwood launch -n 2 run hopper.yaml seed=3
+      budwood launch -n 4 resume last               also a run that another number of processes began
+
+    If one fails, all end, and its error is shown. Where there are GPUs, `accelerate launch -m budwood run ...` does as well.
+    """
+    if words[0] not in ("run", "resume"):
+        raise click.UsageError(f"only run and resume can be launched, not {words[0]!r}")
+    from budwood.cli import complain
+    from budwood.launching import launch as start
+
+    ended = start(words, processes, deadline)
+    if ended.said:
+        complain(ended.said)
+    return Answer(ended.answer, ended.code)
+
+
 def _report(result: Result) -> Answer:
     """The end of a run, for people and for scripts."""
+    if not result.first:
+        return Answer(None, INTERRUPTED if result.status == "interrupted" else 0)
     title(f"{result.status}  {result.run_id}")
     mean, error = result.metrics.get("eval/return_mean"), result.metrics.get("eval/return_se")
     label, value = headline(result.metrics) or ("", None)

@@ -1,0 +1,221 @@
+"""Several processes as one run: how they find each other, how they end together, and who says why.
+
+A launcher has set ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``: ``budwood launch``, torchrun, or Accelerate's.
+torch is imported only where there are several. What waits for the others does so for ``BUDWOOD_DEADLINE`` seconds at most.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from budwood.api import ALONE, BudwoodError, ConfigError, Processes
+
+ASKED, LAUNCHER, DEADLINE = "BUDWOOD_WORLD_SIZE", "BUDWOOD_LAUNCHER", "BUDWOOD_DEADLINE"
+DEADLINE_SECONDS = 1800.0
+"""Longer than any evaluation or checkpoint of one process that the others wait for; torch's own value too."""
+TELL_SECONDS = 2.0
+"""How long a process that lost another waits for that one's last words."""
+LOST = 7
+_FAILURE = "budwood/failure"
+
+
+class PeerError(BudwoodError):
+    """Another process of the run failed, died or hangs. ``told``: a person learns the reason elsewhere."""
+
+    exit_code = LOST
+    told = False
+
+
+class Joined(Processes):
+    """Two or more processes over torch.distributed: gloo, and NCCL for tensors on GPUs of their own."""
+
+    def __init__(self, rank: int, count: int, local_rank: int, deadline: float) -> None:
+        import torch
+        import torch.distributed as dist
+
+        self.rank, self.count, self.local_rank, self.deadline = rank, count, local_rank, deadline
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        own_gpu = gpus >= int(os.environ.get("LOCAL_WORLD_SIZE", count))
+        if own_gpu:
+            torch.cuda.set_device(local_rank)
+        self._nccl = own_gpu
+        self._dist = dist
+        self._stacks: Path | None = None
+        limit = timedelta(seconds=deadline)
+        with self._waiting():
+            self._store, _, _ = next(dist.rendezvous("env://", rank, count, timeout=limit))  # type: ignore[attr-defined]
+            backend = "cpu:gloo,cuda:nccl" if own_gpu else "gloo"
+            dist.init_process_group(backend, store=self._store, rank=rank, world_size=count, timeout=limit)
+        self._peers = self.gather((socket.gethostname(), os.getpid()))
+
+    def gather(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * self.count
+        with self._waiting():
+            self._dist.all_gather_object(values, value)
+        return values
+
+    def to_first(self, value: Any) -> list[Any]:
+        values: list[Any] | None = [None] * self.count if self.first else None
+        with self._waiting():
+            self._dist.gather_object(value, values)
+        return values or []
+
+    def from_first(self, value: Any) -> Any:
+        box = [value if self.first else None]
+        with self._waiting():
+            self._dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def sum(self, tensor: Any) -> Any:
+        with self._waiting():
+            if tensor.is_cuda and not self._nccl:
+                here = tensor.cpu()
+                self._dist.all_reduce(here)
+                tensor.copy_(here)
+            else:
+                self._dist.all_reduce(tensor)
+        return tensor
+
+    def stacks_to(self, folder: Path) -> None:
+        """Where every process writes what it was doing when another one waited for it in vain."""
+        self._stacks = folder / f"stacks-{self.rank}.txt"
+        self._stacks_file = self._stacks.open("w")
+        faulthandler.register(signal.SIGUSR1, self._stacks_file, all_threads=True)
+
+    def leave(self, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, PeerError):
+            with suppress(RuntimeError):
+                self._store.set(_FAILURE, json.dumps([self.rank, str(error) or type(error).__name__]))
+        if self._stacks is not None:
+            faulthandler.unregister(signal.SIGUSR1)
+            self._stacks_file.close()
+            if self._stacks.stat().st_size == 0:
+                self._stacks.unlink()
+        if error is None:
+            self._dist.destroy_process_group()
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # what torch.distributed raises is one, whatever the backend
+            raise self._lost(error) from error
+
+    def _lost(self, error: RuntimeError) -> PeerError:
+        """Why an exchange with the others failed, as far as this process can find out."""
+        going_on = "budwood resume RUN goes on from the newest checkpoint"
+        silent = not self.first or LAUNCHER in os.environ
+        if failure := self._last_words():
+            rank, said = failure
+            lost = PeerError(f"process {rank} of {self.count} failed: {said}")
+            lost.told = silent
+            return lost
+        if not any(word in str(error).lower() for word in ("timed out", "timeout")):
+            what = f"another of the {self.count} processes ended without a word: it was killed, or ran out of memory"
+            lost = PeerError(what, do=going_on)
+            lost.told = silent
+            return lost
+        self._dump_stacks()
+        return PeerError(
+            f"process {self.rank} of {self.count} waited {self.deadline:g} s for another one, which hangs or is slower "
+            "than that",
+            where=str(self._stacks.parent) if self._stacks else "",
+            do=f"What each was doing stands in stacks-RANK.txt there. A longer deadline is {DEADLINE}=SECONDS; {going_on}",
+        )
+
+    def _last_words(self) -> tuple[int, str] | None:
+        give_up = time.monotonic() + TELL_SECONDS
+        with suppress(RuntimeError):  # the store lives in process 0, which may be gone
+            while time.monotonic() < give_up:
+                if self._store.check([_FAILURE]):
+                    rank, said = json.loads(self._store.get(_FAILURE))
+                    return rank, said
+                time.sleep(0.05)
+        return None
+
+    def _dump_stacks(self) -> None:
+        if self._stacks is None:
+            return
+        faulthandler.dump_traceback(self._stacks_file, all_threads=True)
+        for rank, (host, pid) in enumerate(self._peers):
+            if rank != self.rank and host == socket.gethostname():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGUSR1)
+        time.sleep(0.5)  # they write, and only then does anybody end
+
+
+@contextmanager
+def joined(asked: int | None = None) -> Iterator[Processes]:
+    """The processes of this run, all together, until they have trained. ``asked``: how many the configuration says.
+
+    :raises ConfigError: as many as were asked for are not there.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    _check_count(world, asked)
+    _end_with_launcher()
+    if world == 1:
+        yield ALONE
+        return
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    if rank:
+        warnings.simplefilter("ignore")  # process 0 gives the same ones
+    together = Joined(rank, world, local_rank, float(os.environ.get(DEADLINE, DEADLINE_SECONDS)))
+    try:
+        yield together
+    except BaseException as error:
+        together.leave(error)
+        raise
+    together.leave(None)
+
+
+def _check_count(world: int, asked: int | None) -> None:
+    exported = os.environ.get(ASKED)
+    for where, wanted in (("processes", asked), (ASKED, int(exported) if exported else None)):
+        if wanted is not None and wanted != world:
+            raise ConfigError(
+                f"{wanted} processes were asked for, and this run has {world}"
+                + (", since no launcher says otherwise" if "WORLD_SIZE" not in os.environ else ""),
+                where=where,
+                do=f"Start it with: budwood launch -n {wanted} run FILE. On a machine without GPUs accelerate launch starts "
+                "one process, whatever --num_processes says, unless --multi_gpu is given too",
+            )
+
+
+def _end_with_launcher() -> None:
+    """Linux kills this process when its launcher dies, however that happens; elsewhere the launcher's own end must do."""
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is None or not sys.platform.startswith("linux"):
+        return
+    parent_death_signal = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
+    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+    if os.getppid() != int(launcher):
+        os._exit(LOST)
+
+
+def environment(rank: int, count: int, port: int, deadline: float | None) -> Mapping[str, str]:
+    """What process ``rank`` of ``count`` on this machine is told by ``budwood launch``, in torchrun's words and ours."""
+    said = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": count,
+        "LOCAL_WORLD_SIZE": count,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        ASKED: count,
+        LAUNCHER: os.getpid(),
+        **({} if deadline is None else {DEADLINE: deadline}),
+    }
+    return {name: str(value) for name, value in said.items()}
