@@ -178,7 +178,17 @@ def capabilities(algorithm: Algorithm) -> Capabilities:
         reason = f"the update of {name} has no place for it: PPO, A2C and SAC have"
         refused |= {"loss_terms": reason, "objective": reason}
         inputs = frozenset()
-    return Capabilities(name, seams, refused, inputs, rollouts=algorithm.on_policy)
+    return Capabilities(name, seams, refused, inputs, rollouts=algorithm.on_policy, one_process=_why_alone(algorithm))
+
+
+def _why_alone(algorithm: Algorithm) -> str:
+    if not algorithm.on_policy:
+        return f"{algorithm.attribute} draws from one replay buffer, and a part of it in each process is another sample"
+    return (
+        ""
+        if algorithm.update
+        else f"the update of {algorithm.attribute} has no place to sum gradients: PPO and A2C have"
+    )
 
 
 def _why_no_policy(algorithm: Algorithm) -> str:
@@ -199,4 +209,5 @@ def _ars() -> Capabilities:
     }
     policy = "ARS perturbs the weights of a policy of its own, without log-probabilities or a critic"
     refused = TEXT | {"reward_terms": reward, "reward_combination": reward, "build_policy": policy}
-    return Capabilities("ARS", seams, refused | dict.fromkeys(("advantage", "loss_terms", "objective"), gradient))
+    refused |= dict.fromkeys(("advantage", "loss_terms", "objective"), gradient)
+    return Capabilities("ARS", seams, refused, one_process="ARS compares candidates, a whole population in one process")

@@ -20,6 +20,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from budwood.api import BindingError, Rollout, TrainerEvents
 from budwood_sb3 import vec
 from budwood_sb3.buffers import TermRollout
+from budwood_sb3.together import Together, environments
 
 Metrics = Mapping[str, float]
 
@@ -78,10 +79,13 @@ class RolloutBridge(Bridge):
         self._log_interval = log_interval
 
     def _on_rollout_end(self) -> None:
+        if isinstance(self.model, Together):
+            self.model.exchange_episodes()
         if self.events.wants_rollouts():
-            self.events.rollout_end(rollout_of(self.model))
+            rollout = rollout_of(self.model)
+            self.events.rollout_end(self.model.whole(rollout) if isinstance(self.model, Together) else rollout)
         if self._log_interval is not None:
-            iteration = self.model.num_timesteps // (self.model.n_steps * self.model.n_envs)
+            iteration = self.model.num_timesteps // (self.model.n_steps * environments(self.model))
             if iteration % self._log_interval == 0:
                 self.model.dump_logs(iteration)
 

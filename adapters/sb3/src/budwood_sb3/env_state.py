@@ -263,7 +263,8 @@ def live(current: Any, saved: Any) -> Any:
 
 
 def _is_statistics(value: Any) -> bool:
-    return type(value).__name__ == "RunningMeanStd" and hasattr(value, "update_from_moments")
+    names = {base.__name__ for base in type(value).__mro__}
+    return "RunningMeanStd" in names and hasattr(value, "update_from_moments")
 
 
 def _save_base(base: VecEnv) -> StateTree:

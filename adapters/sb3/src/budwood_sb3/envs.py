@@ -38,8 +38,12 @@ def make(
     n_envs: int | None = None,
     wrap: WrapEnv | None = None,
     bring: Contributed[MakeVecEnv] | None = None,
+    first: int = 0,
 ) -> VecEnv:
-    """A seeded VecEnv of ``n_envs`` (default: as configured) environments; ``bring`` makes it if a plugin brings it."""
+    """A seeded VecEnv of ``n_envs`` (default: as configured) environments; ``bring`` makes it if a plugin brings it.
+
+    ``first``: the number of the first one among all that train, where this process has a part of them.
+    """
     count = config.n_envs if n_envs is None else n_envs
     if bring is not None:
         _nothing_to_wrap(wrap, f"{bring.who} steps its environments together")
@@ -55,6 +59,7 @@ def make(
             source,
             n_envs=count,
             seed=seed,
+            start_index=first,
             vec_env_cls=_vec_class(config),
             env_kwargs=dict(config.args),
             wrapper_class=_Finish(wrap, role),  # any callable of one environment will do

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from budwood.api import Array, Evaluation, StepBatch
 from budwood_sb3.batches import ArrayBatch, rows_of, timeouts, with_terminal_observations
 from budwood_sb3.generators import generators, set_generators
+from budwood_sb3.together import environments
 
 Observer = Callable[[StepBatch], None]
 
@@ -26,7 +27,7 @@ class Evaluations:
 
     def run(self, episodes: int, seed: int, observer: Observer | None = None) -> Evaluation:
         with _generators_kept(self._model):
-            n = min(self._model.n_envs, episodes)
+            n = min(environments(self._model), episodes)
             if n not in self._envs:
                 self._envs[n] = self._make(n)
             return evaluate(self._model, self._envs[n], episodes, seed, observer)

@@ -8,6 +8,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from budwood_sb3.generators import generators, set_generators
+from budwood_sb3.together import environments
 
 
 def reset_policy(model: BaseAlgorithm, seed: int) -> None:
@@ -41,4 +42,4 @@ def restart_episodes(model: BaseAlgorithm) -> None:
     if model.action_noise is not None:
         model.action_noise.reset()
     if model.use_sde:
-        getattr(model, "actor", model.policy).reset_noise(model.n_envs)  # type: ignore[operator]
+        getattr(model, "actor", model.policy).reset_noise(environments(model))  # type: ignore[operator]

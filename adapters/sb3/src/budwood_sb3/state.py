@@ -33,6 +33,7 @@ from budwood.api import CheckpointError, StateTree, storable
 from budwood_sb3 import env_state
 from budwood_sb3.ars import Boundaries
 from budwood_sb3.generators import generators, set_generators
+from budwood_sb3.together import environments, seed_environments
 
 _COUNTERS = (
     "num_timesteps", "_n_updates", "_n_calls", "_episode_num", "exploration_rate", "_current_progress_remaining", "old_count",
@@ -125,7 +126,7 @@ def restore_generators(model: BaseAlgorithm, state: StateTree) -> None:
     if state["rollout_started"]:
         _set_exploration(model, state["exploration"])
     elif model.use_sde:
-        model.policy.reset_noise(model.n_envs)  # type: ignore[operator]
+        model.policy.reset_noise(environments(model))  # type: ignore[operator]
     _set_noise(getattr(model, "action_noise", None), state["noise"])
     for name, saved in state["log"].items():
         values = getattr(model.logger, name)
@@ -292,7 +293,7 @@ def _restart_episodes(model: BaseAlgorithm) -> None:
     assert model.env is not None
     model._last_obs = None
     entropy = [0 if model.seed is None else model.seed, model.num_timesteps]
-    model.env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+    seed_environments(model, int(np.random.SeedSequence(entropy).generate_state(1)[0]))
     buffer = getattr(model, "replay_buffer", None)
     if buffer is None or not (buffer.full or buffer.pos > 0):
         return

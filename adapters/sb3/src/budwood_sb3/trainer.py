@@ -17,16 +17,18 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from budwood.api import (
+    ALONE,
     BindingError,
     ConfigError,
     Contributions,
     Evaluation,
+    Processes,
     Run,
     StateTree,
     StepBatch,
     TrainerEvents,
 )
-from budwood_sb3 import envs, state, vec
+from budwood_sb3 import envs, shards, state, together, vec
 from budwood_sb3.algorithms import ALGORITHMS, Algorithm, check_actions, default_policy, is_ars
 from budwood_sb3.ars import Boundaries, UpdateBridge, with_boundaries
 from budwood_sb3.bridge import Bridge, EventWriter, RolloutBridge, StopTraining
@@ -35,7 +37,8 @@ from budwood_sb3.config import EnvConfig, NormalizeConfig, TrainerConfig, native
 from budwood_sb3.evaluation import Evaluations
 from budwood_sb3.policies import neutral_policy, with_rates
 from budwood_sb3.reset import reset_policy
-from budwood_sb3.updates import losses_of, with_update
+from budwood_sb3.together import environments
+from budwood_sb3.updates import Losses, losses_of, with_update
 from budwood_sb3.vec_sources import chosen
 
 
@@ -49,10 +52,12 @@ class SB3Trainer:
         make_eval: Callable[[int], VecEnv],
         *,
         save_replay_buffer: bool = True,
+        processes: Processes = ALONE,
     ) -> None:
         self.native = model
         self.total_steps = total_steps
-        self.n_envs = model.n_envs
+        self.n_envs = environments(model)
+        self._processes = processes
         self._evaluations = Evaluations(model, make_eval)
         self._save_replay_buffer = save_replay_buffer
         self._restored: StateTree | None = None
@@ -96,9 +101,14 @@ class SB3Trainer:
 
     def state_dict(self) -> StateTree:
         started = self._bridge is not None and self._bridge.rollout_started
-        return state.model_state(self.native, replay_buffer=self._save_replay_buffer, rollout_started=started)
+        saved = state.model_state(self.native, replay_buffer=self._save_replay_buffer, rollout_started=started)
+        if not self._processes.several:
+            return saved
+        parts = self._processes.to_first(saved if self._processes.first else shards.parts_of(saved))
+        return shards.joined(parts) if parts else saved
 
     def load_state_dict(self, saved: StateTree) -> Sequence[str]:
+        saved = shards.own(saved, self._processes, self.n_envs)
         notes = state.restore_model(self.native, saved)
         self._restored = saved
         return notes
@@ -140,11 +150,15 @@ def build(run: Run, contributions: Contributions) -> SB3Trainer:
         torch.set_num_threads(trainer.threads)
 
     bring = chosen(run)
-    venv = envs.make(env, run.seed, wrap=contributions.wrap_env, bring=bring)
+    if run.processes.several:
+        together.check(env, run.processes)
+    part = run.processes.part(env.n_envs)
+    count = part.stop - part.start
+    venv = envs.make(env, run.seed, "train", count, contributions.wrap_env, bring, first=part.start)
     check_actions(algorithm, venv.action_space, env.id)
-    venv = with_terms(venv, contributions)
+    venv = with_terms(venv, contributions, run.processes)
     if env.normalize is not None:
-        venv = normalized(venv, env.normalize, trainer, contributions)
+        venv = normalized(venv, env.normalize, trainer, contributions, run.processes)
     model = _model(algorithm, trainer, venv, run, contributions)
     bind_buffers(model, contributions)
 
@@ -152,7 +166,7 @@ def build(run: Run, contributions: Contributions) -> SB3Trainer:
         return envs.make(env, run.seed, "eval", n, contributions.wrap_env, bring)
 
     keep = run.config.get("checkpoint", {}).get("replay_buffer", True)
-    return SB3Trainer(model, trainer.total_timesteps, make_eval, save_replay_buffer=keep)
+    return SB3Trainer(model, trainer.total_timesteps, make_eval, save_replay_buffer=keep, processes=run.processes)
 
 
 def _with_fast(env: EnvConfig, contributions: Contributions) -> EnvConfig:
@@ -166,15 +180,17 @@ def has_terms(contributions: Contributions) -> bool:
     return bool(contributions.reward_terms) or contributions.reward_combination is not None
 
 
-def with_terms(venv: VecEnv, contributions: Contributions) -> VecEnv:
-    return vec.TermVecEnv(venv, contributions) if has_terms(contributions) else venv
+def with_terms(venv: VecEnv, contributions: Contributions, processes: Processes = ALONE) -> VecEnv:
+    return vec.TermVecEnv(venv, contributions, processes) if has_terms(contributions) else venv
 
 
-def normalized(venv: VecEnv, config: NormalizeConfig, trainer: TrainerConfig, contributions: Contributions) -> VecEnv:
+def normalized(
+    venv: VecEnv, config: NormalizeConfig, trainer: TrainerConfig, contributions: Contributions, processes: Processes
+) -> VecEnv:
     if config.reward:
         refuse_normalized_reward(contributions, "env.normalize.reward")
     gamma = config.gamma if config.gamma is not None else float(trainer.args.get("gamma", 0.99))
-    return VecNormalize(
+    made = VecNormalize(
         venv,
         norm_obs=config.obs,
         norm_reward=config.reward,
@@ -182,6 +198,7 @@ def normalized(venv: VecEnv, config: NormalizeConfig, trainer: TrainerConfig, co
         clip_reward=config.clip_reward,
         gamma=gamma,
     )
+    return together.share_statistics(made, processes) if processes.several else made
 
 
 def refuse_normalized_reward(contributions: Contributions, where: str) -> None:
@@ -201,8 +218,12 @@ def _model(
 ) -> BaseAlgorithm:
     cls: Any = algorithm.load()
     losses = losses_of(contributions)
+    if run.processes.several:
+        losses = losses or Losses(None, ())
     if losses is not None:
         cls = with_update(cls)
+    if run.processes.several:
+        cls = together.divided(cls, run.processes)
     if is_ars(cls):
         cls = with_boundaries(cls)
     policy: Any = config.policy or default_policy(algorithm, venv.observation_space)

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from budwood.api import Contributed, ContributionError, Contributions, LossInputs, LossTerm, Objective
+from budwood_sb3.pieces import Piece, Whole
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,11 @@ class _Update:
     """Mixed into an algorithm's class. ``_losses`` is never saved with the model."""
 
     _losses: Losses
+    _pieces: Whole = Whole()
 
     def _excluded_save_params(self) -> list[str]:
         excluded: list[str] = super()._excluded_save_params()  # type: ignore[misc]
-        return [*excluded, "_losses"]
+        return [*excluded, "_losses", "_pieces"]
 
 
 def clipped_surrogate(inputs: LossInputs) -> Tensor:
@@ -96,21 +98,19 @@ def soft_actor(inputs: LossInputs) -> Tensor:
     return cost.mean()
 
 
-def _on_policy_inputs(model: Any, batch: Any, normalise: bool, **more: Any) -> LossInputs:
+def _on_policy_inputs(model: Any, piece: Piece, **more: Any) -> LossInputs:
     """One minibatch through the policy; B samples."""
+    batch = piece.batch
     actions = batch.actions
     if isinstance(model.action_space, spaces.Discrete):
         actions = actions.long().flatten()
     values, log_prob, entropy = model.policy.evaluate_actions(batch.observations, actions)
-    advantages = batch.advantages
-    if normalise:
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     return LossInputs(
         obs=batch.observations,
         actions=actions,
         log_prob=log_prob,
         old_log_prob=batch.old_log_prob,
-        advantages=advantages,
+        advantages=piece.advantages,
         returns=batch.returns,
         values=values.flatten(),
         old_values=batch.old_values,
@@ -125,9 +125,10 @@ def _entropy_loss(inputs: LossInputs) -> Tensor:
     return -torch.mean(-inputs.log_prob if inputs.entropy is None else inputs.entropy)
 
 
-def _step(model: Any, loss: Tensor) -> None:
+def _step(model: Any, loss: Tensor, piece: Piece) -> None:
     model.policy.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    (loss * piece.share).backward()  # type: ignore[no-untyped-call]
+    model._pieces.reduce(model.policy.parameters())
     for parameters in _clipped_together(model.policy):
         torch.nn.utils.clip_grad_norm_(parameters, model.max_grad_norm)
     model.policy.optimizer.step()
@@ -144,10 +145,7 @@ def _clipped_together(policy: Any) -> list[Any]:
 
 def _log_rollout_fit(model: Any) -> None:
     """What PPO and A2C log about the critic and the width of a Gaussian policy."""
-    buffer = model.rollout_buffer
-    model.logger.record(
-        "train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten())
-    )
+    model.logger.record("train/explained_variance", explained_variance(*model._pieces.fit(model.rollout_buffer)))
     if hasattr(model.policy, "log_std"):
         model.logger.record("train/std", torch.exp(model.policy.log_std).mean().item())
 
@@ -159,24 +157,26 @@ class PPOUpdate(_Update):
         clip = self.clip_range(self._current_progress_remaining)
         clip_vf = None if self.clip_range_vf is None else self.clip_range_vf(self._current_progress_remaining)
         seen: dict[str, list[float]] = defaultdict(list)
-        loss, far = torch.zeros(()), False
+        far, pieces = False, self._pieces
+        pieces.begin(self)
         for _ in range(self.n_epochs):
             seen["train/approx_kl"] = []
-            for batch in self.rollout_buffer.get(self.batch_size):
-                normalise = self.normalize_advantage and len(batch.advantages) > 1
-                inputs = _on_policy_inputs(self, batch, normalise, clip_range=clip)
-                loss = _ppo_loss(self, inputs, clip_vf, seen)
-                far = self.target_kl is not None and seen["train/approx_kl"][-1] > 1.5 * self.target_kl
-                if far:
-                    break
-                _step(self, loss)
+            for piece in pieces.of(self, self.batch_size, self.normalize_advantage):
+                with pieces.drawing(self):
+                    inputs = _on_policy_inputs(self, piece, clip_range=clip)
+                    loss = _ppo_loss(self, inputs, clip_vf, seen)
+                if self.target_kl is not None:
+                    far = pieces.mean(seen["train/approx_kl"][-1], piece) > 1.5 * self.target_kl
+                    if far:
+                        break
+                _step(self, loss, piece)
             self._n_updates += 1
             if far:
                 break
 
-        for name, values in seen.items():
+        for name, values in pieces.means(seen).items():
             self.logger.record(name, np.mean(values))
-        self.logger.record("train/loss", loss.item())
+        self.logger.record("train/loss", pieces.mean(loss.item(), piece))
         _log_rollout_fit(self)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/clip_range", clip)
@@ -207,22 +207,30 @@ class A2CUpdate(_Update):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         seen: dict[str, list[float]] = defaultdict(list)
-        for batch in self.rollout_buffer.get(batch_size=None):  # one batch: the whole rollout
-            inputs = _on_policy_inputs(self, batch, self.normalize_advantage)
-            policy_loss = self._losses.policy_loss(policy_gradient, inputs)
-            value_loss = functional.mse_loss(inputs.returns, inputs.values)
-            entropy_loss = _entropy_loss(inputs)
-            seen["train/policy_loss"].append(policy_loss.item())
-            seen["train/value_loss"].append(value_loss.item())
-            seen["train/entropy_loss"].append(entropy_loss.item())
-            loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-            _step(self, self._losses.add_to(loss, inputs, seen))
+        pieces = self._pieces
+        pieces.begin(self)
+        for piece in pieces.of(self, None, self.normalize_advantage):  # one: the whole rollout
+            with pieces.drawing(self):
+                inputs = _on_policy_inputs(self, piece)
+                loss = _a2c_loss(self, inputs, seen)
+            _step(self, loss, piece)
 
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, values in seen.items():
+        for name, values in pieces.means(seen).items():
             self.logger.record(name, values[-1])
         _log_rollout_fit(self)
+
+
+def _a2c_loss(model: Any, inputs: LossInputs, seen: Mapping[str, list[float]]) -> Tensor:
+    policy_loss = model._losses.policy_loss(policy_gradient, inputs)
+    value_loss = functional.mse_loss(inputs.returns, inputs.values)
+    entropy_loss = _entropy_loss(inputs)
+    seen["train/policy_loss"].append(policy_loss.item())
+    seen["train/value_loss"].append(value_loss.item())
+    seen["train/entropy_loss"].append(entropy_loss.item())
+    loss = policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss
+    return model._losses.add_to(loss, inputs, seen)  # type: ignore[no-any-return]
 
 
 class SACUpdate(_Update):

@@ -16,11 +16,13 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from budwood.api import (
+    ALONE,
     NATIVE,
     Array,
     Contributed,
     ContributionError,
     Contributions,
+    Processes,
     RewardCombination,
     StateTree,
     StepBatch,
@@ -55,8 +57,9 @@ class TermVecEnv(VecEnvWrapper):
     from a SubprocVecEnv.
     """
 
-    def __init__(self, venv: VecEnv, contributions: Contributions) -> None:
+    def __init__(self, venv: VecEnv, contributions: Contributions, processes: Processes = ALONE) -> None:
         super().__init__(venv)
+        self._processes = processes
         n, contributed = venv.num_envs, list(contributions.reward_terms)
         self.contributions = contributions
         self.owners = contributed
@@ -90,6 +93,8 @@ class TermVecEnv(VecEnvWrapper):
         self._sums, self._steps = np.zeros_like(self.terms), 0
         self._returns = np.zeros(n)
         self._episodes: deque[float] = deque(maxlen=EPISODES)
+        self._ended: list[tuple[int, int, float]] = []
+        self._first = processes.part(n * processes.count).start
 
     def reset(self) -> Any:
         self.obs = self.venv.reset()
@@ -121,7 +126,7 @@ class TermVecEnv(VecEnvWrapper):
         self._steps += 1
         self._returns += combined
         if ended:
-            self._episodes.extend(self._returns[dones].tolist())
+            self._remember(dones)
             self._returns[dones] = 0.0
         return next_obs, combined.astype(rewards.dtype), dones, infos
 
@@ -215,11 +220,26 @@ class TermVecEnv(VecEnvWrapper):
 
     # ---- what is logged and saved ----------------------------------------------------------------------------------
 
+    def _remember(self, dones: Array) -> None:
+        """Shaped returns of episodes that ended now; those of all processes come together when they are asked for."""
+        if not self._processes.several:
+            self._episodes.extend(self._returns[dones].tolist())
+            return
+        for row in np.flatnonzero(dones):
+            self._ended.append((self._steps, self._first + int(row), float(self._returns[row])))
+
+    def exchange(self) -> None:
+        """The episodes of all processes, in the order in which one would have seen them."""
+        ended = sorted(item for part in self._processes.gather(self._ended) for item in part)
+        self._episodes.extend(shaped for _, _, shaped in ended)
+        self._ended = []
+
     def summary(self) -> dict[str, float]:
         """Means since the last call: every term per step, and the shaped return of the last episodes."""
         metrics: dict[str, float] = {}
         if self._steps:
-            means = self._sums.sum(axis=0) / (self._steps * self.num_envs)
+            sums = np.sum(self._processes.gather(self._sums.sum(axis=0)), axis=0)
+            means = sums / (self._steps * self.num_envs * self._processes.count)
             metrics = {f"terms/{column.name}": float(value) for column, value in zip(self.columns, means, strict=True)}
             self._sums[:], self._steps = 0.0, 0
         if self._episodes:

@@ -1,0 +1,207 @@
+"""PPO in several processes is PPO in one: the same samples, the same update, and checkpoints that any number goes on from.
+
+Two processes by default. Four, A2C, and a plugin with reward terms:  pytest tests/test_processes_sb3.py -m slow
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import budwood
+from budwood.api import Processes
+from budwood.checkpoint import Checkpoints
+from budwood.folder import RunFolder, list_runs
+
+pytest.importorskip("budwood_sb3")
+
+ROLLOUT = 256
+PPO: dict[str, Any] = {
+    "name": "together",
+    "seed": 3,
+    "device": "cpu",
+    "trainer": {
+        "kind": "sb3",
+        "algo": "ppo",
+        "total_timesteps": 2 * ROLLOUT,
+        # 48 does not divide 256: minibatches fall differently on the processes, and the last one is short
+        "args": {
+            "n_steps": 64,
+            "batch_size": 48,
+            "n_epochs": 4,
+            "target_kl": 1e-4,
+            "policy_kwargs": {"net_arch": [16]},
+        },
+    },
+    "env": {"id": "Pendulum-v1", "n_envs": 4, "args": {"g": 9.0}, "normalize": {"obs": True, "reward": True}},
+    "evaluation": {"every": ROLLOUT, "episodes": 2},
+    "checkpoint": {"every": ROLLOUT, "keep": 10},
+    "tracking": {"enabled": False},
+}
+A2C: dict[str, Any] = {
+    **PPO,
+    "trainer": {"kind": "sb3", "algo": "a2c", "total_timesteps": 256, "args": {"n_steps": 32}},
+}
+SHAPED: dict[str, Any] = {
+    **PPO,
+    "env": {"id": "budwood_reward_shaping.reach_budget:ReachBudget-v0", "n_envs": 4},
+    "plugins": {
+        "reward_shaping": {
+            "terms": ["speed", "effort"],
+            "criteria": [{"name": "always", "source": "step", "stat": "sum", "op": ">=", "threshold": 0.0}],
+            "outer": {"inner_iterations": 1, "episodes": 1},
+        }
+    },
+}
+TIMES = ("episode_times", "t", "time/fps", "time/time_elapsed")
+
+
+def launched(count: int, folder: Path, *words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "budwood", "launch", "-n", str(count), *words],
+        cwd=folder,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def state(run: RunFolder, steps: int) -> dict[str, Any]:
+    store = Checkpoints(run.checkpoints, 1)
+    return store.load(store.at(steps))[0]
+
+
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything of a state but times of day."""
+    if isinstance(tree, Mapping):
+        for key in sorted(tree, key=str):
+            if key not in TIMES:
+                yield from leaves(tree[key], f"{path}.{key}")
+    elif isinstance(tree, list | tuple):
+        for i, value in enumerate(tree):
+            yield from leaves(value, f"{path}[{i}]")
+    else:
+        yield path, tree
+
+
+def furthest(one: Any, other: Any) -> float:
+    """The largest relative difference of two states; what is no float must be equal."""
+    pairs = list(zip(leaves(one), leaves(other), strict=True))
+    worst = 0.0
+    for (path, a), (same, b) in pairs:
+        assert path == same
+        if isinstance(a, np.ndarray | np.floating | float | torch.Tensor) and np.asarray(a).dtype.kind == "f":
+            x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+            assert x.shape == y.shape, path
+            if x.size:
+                worst = max(worst, float(np.abs(x - y).max() / max(1.0, np.abs(x).max())))
+        else:
+            assert np.array_equal(a, b), path
+    return worst
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, RunFolder]:
+    """PPO in one process, and in two."""
+    folder = tmp_path_factory.mktemp("together")
+    return both(PPO, folder)
+
+
+def both(config: dict[str, Any], folder: Path) -> tuple[RunFolder, RunFolder]:
+    budwood.run({**config, "output": str(folder / "one")})
+    (folder / "run.yaml").write_text(yaml.safe_dump({**config, "output": str(folder / "two")}))
+    launched(2, folder, "run", "run.yaml", "processes=2")
+    return list_runs(folder / "one")[0], list_runs(folder / "two")[0]
+
+
+def test_two_processes_see_the_same_samples_and_take_the_same_updates(runs: tuple[RunFolder, RunFolder]) -> None:
+    one, two = (state(run, ROLLOUT) for run in runs)
+    # The first rollout is the same to the bit: environments, observations, running statistics, generators.
+    for part in ("last", "envs", "statistics", "generators", "episodes"):
+        assert furthest(one["trainer"][part], two["trainer"][part]) == 0.0, part
+    assert furthest(one, two) < 1e-6
+    updates = one["trainer"]["counters"]["_n_updates"]
+    assert 1 <= updates < 4  # target_kl ended it, in both at the same minibatch
+    later, again = (state(run, 2 * ROLLOUT) for run in runs)
+    assert furthest(later, again) < 1e-5
+
+
+def test_one_process_goes_on_from_what_two_wrote(runs: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:
+    one, two = runs
+    run = first_half(two, tmp_path)
+    budwood.resume(str(run.folder))
+    assert furthest(state(one, 2 * ROLLOUT)["trainer"], state(run, 2 * ROLLOUT)["trainer"]) < 1e-5
+
+
+@pytest.mark.slow
+def test_four_processes_go_on_from_what_two_wrote(runs: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:
+    one, two = runs
+    run = first_half(two, tmp_path)
+    launched(4, tmp_path, "resume", str(run.folder), "processes=4")
+    assert furthest(state(one, 2 * ROLLOUT)["trainer"], state(run, 2 * ROLLOUT)["trainer"]) < 1e-5
+
+
+def first_half(run: RunFolder, to: Path) -> RunFolder:
+    """A copy of ``run`` that has only its first checkpoint."""
+    copy = RunFolder(Path(shutil.copytree(run.folder, to / run.run_id)))
+    for later in list(copy.checkpoints.glob("step_*"))[:]:
+        if later.name != f"step_{ROLLOUT:012d}":
+            shutil.rmtree(later)
+    copy.write_status(status="killed")
+    return copy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [A2C, SHAPED], ids=["a2c", "reward_shaping"])
+def test_likewise_for_a2c_and_under_reward_terms_whose_weights_are_searched(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    one, two = both(config, tmp_path)
+    last = config["trainer"]["total_timesteps"]
+    assert furthest(state(one, last), state(two, last)) < 1e-5
+
+
+class Part(Processes):
+    def __init__(self, rank: int, count: int) -> None:
+        self.rank, self.count = rank, count
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_state_divided_and_joined_again_is_the_same(runs: tuple[RunFolder, RunFolder], count: int) -> None:
+    from budwood_sb3 import shards
+
+    whole = state(runs[0], ROLLOUT)["trainer"]
+    parts = [shards.own(whole, Part(rank, count), 4) for rank in range(count)]
+    assert [len(part["last"]["_last_obs"]) for part in parts] == [4 // count] * count
+    joined = shards.joined([parts[0], *(shards.parts_of(part) for part in parts[1:])])
+    assert furthest(whole, joined) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"trainer": {"kind": "sb3", "algo": "sac", "total_timesteps": 8}}, "SAC draws from one replay buffer"),
+        ({"trainer": {"kind": "sb3", "algo": "trpo", "total_timesteps": 8}}, "no place to sum gradients"),
+        ({"env": {"id": "Pendulum-v1", "n_envs": 3}}, "3 environments cannot be divided among 2 processes"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused(change: dict[str, Any], said: str) -> None:
+    from budwood import config
+    from budwood.api import BudwoodError
+    from budwood.planning import plan
+
+    with pytest.raises(BudwoodError, match=said):
+        plan(config.load({**PPO, **change}), None, processes=Part(0, 2)).build_trainer()
