@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from budwood.api import BindingError, BudwoodError, Evaluation, Rollout, RunCallback, RunControl, StateTree
+from budwood.api import (
+    ALONE,
+    BindingError,
+    BudwoodError,
+    Evaluation,
+    Processes,
+    Rollout,
+    RunCallback,
+    RunControl,
+    StateTree,
+)
 from budwood_flow_rl.config import FlowConfig, NoisyEulerConfig
 from budwood_flow_rl.kernels import NoisyEuler
 from budwood_flow_rl.losses import FlowObjective
@@ -28,9 +38,17 @@ class FlowCallback(RunCallback):
     ``iterations`` counts those of the policy of now.
     """
 
+    across_processes = "same"
+
     def __init__(
-        self, config: FlowConfig, objective: FlowObjective, start: FlowStart, model: Callable[[], Any]
+        self,
+        config: FlowConfig,
+        objective: FlowObjective,
+        start: FlowStart,
+        model: Callable[[], Any],
+        processes: Processes = ALONE,
     ) -> None:
+        self._processes = processes
         self.config, self.objective, self.start, self._model = config, objective, start, model
         self._followed: FlowPolicy | None = None
         self.iterations = 0
@@ -115,10 +133,12 @@ class FlowCallback(RunCallback):
             )
 
     def _counters(self) -> dict[str, float]:
-        """Counted up by environments and policy since they were made, evaluations left out."""
+        """Counted up by the environments of all processes and the policy since they were made, evaluations left out."""
         env = self._model().env
         names = {"env_steps": "total_steps", "decisions": "decisions", "saturated": "saturated", "physics": "seconds"}
-        counted = {name: float(sum(env.get_attr(attribute))) for name, attribute in names.items()}
+        here = {name: float(sum(env.get_attr(attribute))) for name, attribute in names.items()}
+        everywhere = self._processes.gather(here)
+        counted = {name: sum(part[name] for part in everywhere) for name in names}
         return {**counted, "sampling": self.policy.sampling_seconds}
 
     def _step_noise(self, rollout: Rollout) -> list[float]:

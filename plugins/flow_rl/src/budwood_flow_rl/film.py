@@ -21,6 +21,8 @@ DECISIONS = 250
 class Film(RunCallback):
     """Without noise, in an environment of its own, and without touching the generators of the training."""
 
+    across_processes = "first"
+
     def __init__(
         self, start: FlowStart, env_args: Mapping[str, Any], folder: Path, seed: int, model: Callable[[], Any]
     ) -> None:

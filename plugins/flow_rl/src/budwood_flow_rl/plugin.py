@@ -84,7 +84,7 @@ class FlowRL:
         def model() -> Any:
             return self._model
 
-        made: list[RunCallback] = [FlowCallback(run.section, self._loss(run), self._started(run), model)]
+        made: list[RunCallback] = [FlowCallback(run.section, self._loss(run), self._started(run), model, run.processes)]
         if run.section.eval.film and run.folder is not None:
             from budwood_flow_rl.film import Film
 

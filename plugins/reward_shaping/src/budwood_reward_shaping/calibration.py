@@ -13,6 +13,8 @@ from budwood_reward_shaping.shaping import Shaping
 class Calibration(RunCallback):
     """Sets every ``auto`` scale from the first rollout, which is given its rewards anew, and never again."""
 
+    across_processes = "same"
+
     def __init__(self, shaping: Shaping) -> None:
         self.shaping = shaping
         self.done = False

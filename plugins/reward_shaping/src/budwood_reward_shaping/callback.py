@@ -25,6 +25,8 @@ class Search(RunCallback):
     that was trained on under the best weights is measured then, and left if it is as good.
     """
 
+    across_processes = "same"
+
     def __init__(self, shaping: Shaping, generators: Generators, seed: int) -> None:
         config = shaping.config
         assert config.searches is not None

@@ -73,6 +73,8 @@ class EpisodeStatistics:
 class TaskReward:
     """The task as a reward term: nothing until an episode ends, then whether its criteria were met."""
 
+    across_processes = "environments"
+
     def __init__(self, criteria: Sequence[Criterion], mode: Literal["all", "fraction"] = "all") -> None:
         self.criteria, self.mode = criteria, mode
         self._episodes: EpisodeStatistics | None = None
@@ -96,13 +98,13 @@ class TaskReward:
     def state_dict(self) -> StateTree:
         if self._episodes is None:
             return {"values": None}
-        return {"values": self._episodes.values.copy(), "steps": self._episodes.steps.copy()}
+        return {"values": self._episodes.values.T.copy(), "steps": self._episodes.steps.copy()}  # (n, J), (n,)
 
     def load_state_dict(self, state: StateTree) -> None:
         self._episodes = None
         if state["values"] is not None:
-            self._episodes = EpisodeStatistics(self.criteria, state["values"].shape[1])
-            self._episodes.values[:] = state["values"]
+            self._episodes = EpisodeStatistics(self.criteria, len(state["steps"]))
+            self._episodes.values[:] = state["values"].T
             self._episodes.steps[:] = state["steps"]
 
 
