@@ -307,7 +307,7 @@ def test_what_is_said_to_be_the_same_is_compared_and_rows_of_environments_are_jo
     joined = across.whole(made["environments"], Two(lambda _: other), state)["callbacks"][0]["state"]
     assert (joined["rows"].tolist(), joined["n"]) == ([0, 1, 2, 3], 7)
     holder = made["environments"].callbacks[0].value
-    assert across.own(holder, joined, Two(), 4)["rows"].tolist() == [0, 1]
+    assert across.own(holder, joined, Two())["rows"].tolist() == [0, 1]
     watcher = made["first"].callbacks[0]
     second = Two()
     second.rank = 1

@@ -74,20 +74,22 @@ def whole(made: Contributions, processes: Processes, state: StateTree) -> StateT
     return {**state, "callbacks": callbacks, "terms": terms}
 
 
-def own(holder: Any, saved: StateTree, processes: Processes, n_envs: int) -> StateTree:
+def own(holder: Any, saved: StateTree, processes: Processes) -> StateTree:
     """This process's part of what :func:`whole` wrote."""
     if not processes.several or _said(holder) != "environments":
         return saved
-    rows = processes.part(n_envs)
-    divided: StateTree = _mapped(lambda arrays: arrays[0][rows], [saved])
+    divided: StateTree = _mapped(lambda arrays: arrays[0][processes.part(len(arrays[0]))], [saved])
     return divided
 
 
 def play(
     trainer: Trainer, processes: Processes, episodes: int, seed: int, observer: Callable[[StepBatch], None] | None
 ) -> Evaluation:
-    """Process 0 plays the episodes, and the others watch: every observer sees the same steps."""
-    if not processes.several:
+    """Process 0 plays the episodes, and the others watch: every observer sees the same steps.
+
+    A trainer whose own evaluation exchanges something says ``evaluates_together``, and gives the same in every process.
+    """
+    if not processes.several or getattr(trainer, "evaluates_together", False):
         return trainer.evaluate(episodes, seed, observer)
     if not processes.first:
         seen: Any = None

@@ -30,6 +30,8 @@ TELL_SECONDS = 2.0
 """How long a process that lost another waits for that one's last words."""
 LOST = 7
 _FAILURE = "budwood/failure"
+_SOCKETS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "timed out")
+"""In the messages of torch.distributed about a process that is not there any more."""
 
 
 class PeerError(BudwoodError):
@@ -88,6 +90,16 @@ class Joined(Processes):
             else:
                 self._dist.all_reduce(tensor)
         return tensor
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Trainers exchange gradients by means of their own, whose errors speak of sockets."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not any(word in str(error).lower() for word in _SOCKETS):
+                raise
+            raise self._lost(error) from error
 
     def stacks_to(self, folder: Path) -> None:
         """Where every process writes what it was doing when another one waited for it in vain."""

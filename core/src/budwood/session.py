@@ -370,7 +370,7 @@ class Session:
 
     def _load(self, item: Contributed[Any], holder: Stateful, saved: StateTree) -> None:
         with self._blaming(item, "load_state_dict"):
-            holder.load_state_dict(across.own(holder, saved, self._processes, self.n_envs))
+            holder.load_state_dict(across.own(holder, saved, self._processes))
 
     # ---- helpers ---------------------------------------------------------------------------------------------------
 

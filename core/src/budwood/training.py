@@ -114,7 +114,7 @@ def train(
             progress.message(line)
         begun = len(notes)
         try:
-            with _interruptible(session, progress):
+            with _interruptible(session, progress), processes.explained():
                 trainer.fit(session)
                 session.finish()
             status = "interrupted" if session.interrupted else "stopped" if session.stopped else "finished"
@@ -168,7 +168,7 @@ def _follow(
     session = Session(
         trainer, planned.contributions, Unheard(), progress, _rhythm(planned.data), save, state, processes
     )
-    with _interruptible(session, progress):
+    with _interruptible(session, progress), processes.explained():
         trainer.fit(session)
         session.finish()
     return Result(folder.run_id, "interrupted" if session.interrupted else "finished", {}, {}, None, first=False)

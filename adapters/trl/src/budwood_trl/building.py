@@ -28,7 +28,8 @@ from budwood_trl.trainer import TRLTrainer, may_reset
 
 def build(run: Run, contributions: Contributions) -> TRLTrainer:
     """Rows, model, rewards and trainer of a run."""
-    one_process("trainer", "Start the run with budwood run alone")
+    if not run.processes.several:
+        one_process("trainer", "Start the run with budwood launch")
     config: TrainerConfig = run.trainer
     family = FAMILIES[config.algo]
     if config.threads is not None:
@@ -88,6 +89,7 @@ def _build(run: Run, contributions: Contributions, config: TrainerConfig, family
         may_reset=may_reset(contributions),
         evaluation_seed=evaluation.get("seed", 0),
         unevaluated=held_out is None and every is not None and every <= config.total_steps,
+        processes=run.processes,
     )
 
 

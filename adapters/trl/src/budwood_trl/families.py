@@ -153,4 +153,4 @@ def capabilities(family: Family) -> Capabilities:
         else:
             refused[kind] = refused["completion_rewards"]
     inputs = TOKEN_INPUTS if family.generates else BATCH_INPUTS
-    return Capabilities(name, seams, refused, inputs)
+    return Capabilities(name, seams, refused, inputs, one_process="")

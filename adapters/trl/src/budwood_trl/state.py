@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from budwood.api import CheckpointError, StateTree, storable
+from budwood.api import CheckpointError, Processes, StateTree, storable
 from budwood.api.generators import generators, set_generators
 
 NOT_PROGRESS = ("log_history", "stateful_callbacks")
@@ -81,6 +81,33 @@ def restore(native: Any, state: StateTree) -> None:
             }
             for batch in copied(state["in_hand"])
         ]
+
+
+OF_EACH = ("generators", "in_hand", "log")
+"""What every process has its own of: the numbers it draws, the completions it holds, the sums it has not logged."""
+
+
+def joined(state: StateTree, processes: Processes) -> StateTree:
+    """The state of one process, with what each of several has of its own."""
+    if not processes.several:
+        return state
+    return {**state, "each": processes.to_first({name: state[name] for name in OF_EACH})}
+
+
+def own(state: StateTree, processes: Processes) -> StateTree:
+    """This process's part.
+
+    :raises CheckpointError: another number of processes wrote it.
+    """
+    each = state.get("each", [{}])
+    if len(each) != processes.count:
+        launch = f"launch -n {len(each)} " if len(each) > 1 else ""
+        raise CheckpointError(
+            f"it was trained in {len(each)} process{'es' * (len(each) > 1)}, and here are {processes.count}: each of them "
+            "reads rows, draws numbers and holds completions of its own",
+            do=f"Continue with: budwood {launch}resume RUN",
+        )
+    return {**state, **each[processes.rank]}
 
 
 def lengthened(native: Any, state: StateTree, total_steps: int) -> list[str]:

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from budwood.api import (
+    ALONE,
     Contributed,
     ContributionError,
     Contributions,
     Evaluation,
+    Processes,
     StateTree,
     StepBatch,
     TrainerEvents,
@@ -38,6 +40,7 @@ class TRLTrainer:
     """
 
     n_envs = 1
+    evaluates_together = True
 
     def __init__(
         self,
@@ -48,8 +51,10 @@ class TRLTrainer:
         may_reset: bool = False,
         evaluation_seed: int = 0,
         unevaluated: bool = False,
+        processes: Processes = ALONE,
     ) -> None:
         self.native = native
+        self._processes = processes
         self.total_steps = total_steps
         self.columns = columns
         self._weights: WeightVector | None = None if columns is None else columns.follow(native)
@@ -154,7 +159,8 @@ class TRLTrainer:
             for row, value in zip(inputs, values, strict=True):
                 row[name] = value
         rewards = self.native._calculate_rewards(inputs, prompts, completions, generated[1])
-        weighted: list[float] = (rewards * self.native.reward_weights.to(rewards.device)).nansum(dim=1).tolist()
+        own = rewards[self._processes.part(len(rewards))]  # every process has completed the same rows
+        weighted: list[float] = (own * self.native.reward_weights.to(own.device)).nansum(dim=1).tolist()
         return weighted
 
     # ---- state -----------------------------------------------------------------------------------------------------
@@ -170,9 +176,11 @@ class TRLTrainer:
         if self._restored is not None:
             return self._restored
         logged = self._bridge is not None and self._bridge.logged
-        return {**state.trainer_state(self.native, logged), "first": self._first if self._warm else None}
+        saved = {**state.trainer_state(self.native, logged), "first": self._first if self._warm else None}
+        return state.joined(saved, self._processes)
 
     def load_state_dict(self, saved: StateTree) -> Sequence[str]:
+        saved = state.own(saved, self._processes)
         state.restore(self.native, saved)
         if saved["first"] is not None:
             self._first, self._warm = saved["first"], True

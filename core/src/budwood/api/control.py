@@ -93,7 +93,8 @@ class RunCallback:
     At the end: ``on_run_end`` -> the last ``on_eval``, of the policy that the run leaves behind -> checkpoint.
     A callback that holds state gives ``state_dict`` / ``load_state_dict``; both are called at boundaries only. What
     ``on_checkpoint`` changes or logs is not in the checkpoint it is told of. After a resume ``on_run_start`` comes first,
-    with ``log`` silent, then ``load_state_dict``.
+    with ``log`` silent, then ``load_state_dict``. For runs in several processes one that holds state says in its class how that
+    stands, ``across_processes``: see :data:`budwood.api.Across`.
     """
 
     def without_rollouts(self) -> BudwoodError | None:

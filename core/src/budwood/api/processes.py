@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypeVar
 
 Value = TypeVar("Value")
@@ -43,6 +44,10 @@ class Processes:
         if rest:
             raise ValueError(f"{total} cannot be divided among {self.count}")
         return slice(self.rank * size, (self.rank + 1) * size)
+
+    def explained(self) -> AbstractContextManager[None]:
+        """Around a training: an exchange that fails because another process did is told as that one's failure."""
+        return nullcontext()
 
     def gather(self, value: Value) -> list[Value]:
         """Every process's ``value``, by rank. Values are pickled on the way, between processes of one run only."""

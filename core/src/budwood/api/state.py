@@ -15,7 +15,7 @@ StateTree = dict[str, Any]
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Anything whose state a checkpoint must carry."""
+    """Anything whose state a checkpoint must carry. Its class may say ``across_processes``: see :data:`budwood.api.Across`."""
 
     def state_dict(self) -> StateTree: ...
 

@@ -149,7 +149,10 @@ class Trainer(Protocol):
         """Train until ``total_steps``; call ``events`` at boundaries; return when done or told to stop."""
 
     def evaluate(self, episodes: int, seed: int, observer: Callable[[StepBatch], None] | None = None) -> Evaluation:
-        """See :meth:`RunControl.evaluate`. Leaves every random generator of the training as it was."""
+        """See :meth:`RunControl.evaluate`. Leaves every random generator of the training as it was.
+
+        Of several processes only the first is asked, unless the class says ``evaluates_together = True``.
+        """
 
     def reset_policy(self, seed: int) -> None: ...
 

@@ -20,6 +20,8 @@ class StageCallback(RunCallback):
     ``samples`` are the last answers to some questions; they are left in ``folder`` for the report.
     """
 
+    across_processes = "same"
+
     def __init__(
         self, controller: StageController, monitor: str, samples: Mapping[str, Any], folder: Path | None
     ) -> None:

@@ -1,0 +1,148 @@
+"""GRPO and DPO in two processes, each with half of the rows, take the update of one with all of them.
+
+By hand, since every process imports TRL:  pytest adapters/trl/tests/test_processes_trl.py -m slow
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny import ARGS
+
+from budwood.api import CheckpointError, Processes
+from budwood.checkpoint import Checkpoints
+from budwood.folder import RunFolder, list_runs
+from budwood_trl import state
+
+pytestmark = pytest.mark.slow
+
+FIXED = '''
+from budwood.api import CompletionReward, Generated, hookimpl
+
+def answer(request):
+    """The same completions whoever asks: they follow from the prompt, and from which of its generations it is."""
+    seen, ids = {}, []
+    for prompt in map(tuple, request.prompt_ids):
+        number = seen[prompt] = seen.get(prompt, -1) + 1
+        ids.append([3 + (sum(prompt) * (number + 2) + 11 * i) % 200 for i in range(4 + number)])
+    return Generated(ids, None)
+
+def score(batch):
+    return [float(sum(ids) % 7) for ids in batch.ids]
+
+class Plugin:
+    @hookimpl
+    def rollout(self, run): return answer
+    @hookimpl
+    def completion_rewards(self, run): return CompletionReward("sevenths", score)
+'''
+
+
+@pytest.fixture
+def start(model_folder: Path, rows_file: Callable[..., Path], tmp_path: Path) -> Callable[..., RunFolder]:
+    """``start(algo, count, rows, ...)``: a run in ``count`` processes with ``rows`` rows a step in each."""
+    site = tmp_path / "site" / "budwood_fixed-1.0.dist-info"
+    site.mkdir(parents=True)
+    (site / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: budwood-fixed\nVersion: 1.0\nRequires-Dist: budwood>=0.1,<0.2\n"
+    )
+    (site / "entry_points.txt").write_text("[budwood.plugins]\nfixed = offered_fixed:Plugin\n")
+    (site.parent / "offered_fixed.py").write_text(FIXED)
+
+    def run(algo: str, count: int, rows: int, **args: Any) -> RunFolder:
+        output = tmp_path / f"{algo}-{count}"
+        config = {
+            "name": algo,
+            "seed": 3,
+            "device": "cpu",
+            "trainer": {
+                "kind": "trl",
+                "algo": algo,
+                "model": str(model_folder),
+                "total_steps": 4,
+                "args": {**ARGS[algo], "per_device_train_batch_size": rows, **args},
+            },
+            "dataset": {"train": str(rows_file(algo))},
+            "plugins": {"fixed": None} if algo == "grpo" else {},
+            "evaluation": {"every": None, "episodes": 0},
+            "checkpoint": {"every": 1, "keep": 10},
+            "tracking": {"enabled": False},
+            "output": str(output),
+        }
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+        command(tmp_path, *(("launch", "-n", str(count)) if count > 1 else ()), "run", "run.yaml")
+        return list_runs(output)[-1]
+
+    return run
+
+
+def command(folder: Path, *words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "budwood", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder / "site")},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def saved(run: RunFolder, step: int) -> dict[str, Any]:
+    store = Checkpoints(run.checkpoints, 1)
+    found: dict[str, Any] = store.load(store.at(step))[0]["trainer"]
+    return found
+
+
+def apart(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """The largest difference of two policies."""
+    assert set(one["policy"]) == set(other["policy"])
+    pairs = [(one["policy"][name], other["policy"][name]) for name in one["policy"]]
+    return max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
+
+
+@pytest.mark.parametrize(("algo", "rows", "args"), [("grpo", 4, {"num_generations": 2}), ("dpo", 4, {})])
+def test_two_with_half_of_the_rows_take_the_update_of_one_with_all(
+    start: Callable[..., RunFolder], algo: str, rows: int, args: dict[str, Any]
+) -> None:
+    one, two = start(algo, 1, rows, **args), start(algo, 2, rows // 2, **args)
+    assert apart(saved(one, 1), saved(one, 2)) > 1e-4  # it learns
+    assert apart(saved(one, 1), saved(two, 1)) < 1e-6
+    assert apart(saved(one, 4), saved(two, 4)) < 1e-4
+
+
+def test_two_go_on_from_what_two_wrote_bit_for_bit(start: Callable[..., RunFolder], tmp_path: Path) -> None:
+    run = start("grpo", 2, 2, num_generations=2, steps_per_generation=2)
+    copy = RunFolder(Path(shutil.copytree(run.folder, tmp_path / "again" / run.run_id)))
+    for later in copy.checkpoints.glob("step_*"):
+        if later.name > f"step_{1:012d}":
+            shutil.rmtree(later)
+    copy.write_status(status="killed")
+    command(tmp_path, "launch", "-n", "2", "resume", str(copy.folder))
+    assert apart(saved(run, 4), saved(copy, 4)) == 0.0
+
+
+class Part(Processes):
+    def __init__(self, rank: int, count: int) -> None:
+        self.rank, self.count = rank, count
+
+
+def test_another_number_of_processes_is_told_how_to_go_on() -> None:
+    each = [{"generators": rank, "in_hand": None, "log": {}} for rank in range(2)]
+    whole = {"policy": {}, **each[0], "each": each}
+    assert state.own(whole, Part(1, 2))["generators"] == 1
+    with pytest.raises(
+        CheckpointError, match=r"trained in 2 processes, and here are 1: .*budwood launch -n 2 resume RUN"
+    ):
+        state.own(whole, Part(0, 1))
+    with pytest.raises(CheckpointError, match=r"trained in 1 process, and here are 2: .*budwood resume RUN"):
+        state.own({"policy": {}, **each[0]}, Part(0, 2))
