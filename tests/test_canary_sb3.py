@@ -21,7 +21,7 @@ READ: dict[str, tuple[str, str]] = {
     f"{SB3}.ppo.ppo:PPO._setup_model": ("4c57b1bfdb5444e3", "reset_policy"),
     f"{SB3}.common.on_policy_algorithm:OnPolicyAlgorithm.collect_rollouts": (
         "71b0419b7be6d677",
-        "boundaries, bootstrap, terms of a row",
+        "boundaries, bootstrap, terms of a row; what it asks its environments for in several processes",
     ),
     f"{SB3}.common.on_policy_algorithm:OnPolicyAlgorithm.learn": (
         "8fc8d0b1fa9d316a",
@@ -43,6 +43,9 @@ READ: dict[str, tuple[str, str]] = {
         "terms of a replay row",
     ),
     f"{SB3}.common.base_class:BaseAlgorithm._setup_learn": ("9349dea1f996e7a1", "resume, logger, callbacks"),
+    f"{SB3}.common.base_class:BaseAlgorithm._update_info_buffer": ("9416df06b79b1fce", "Together._update_info_buffer"),
+    f"{SB3}.common.base_class:BaseAlgorithm.set_random_seed": ("e23f98bf86d21fb9", "Together.set_random_seed"),
+    f"{SB3}.common.running_mean_std:RunningMeanStd.update": ("12cad0ceb88c5e77", "SharedMeanStd.update"),
     f"{SB3}.common.base_class:BaseAlgorithm._init_callback": ("e4a4b2793f65e801", "Grafted._init_callback"),
     f"{SB3}.common.base_class:BaseAlgorithm._excluded_save_params": ("0db5f0160199ccfd", "what a grafted model saves"),
     f"{SB3}.common.base_class:BaseAlgorithm.set_env": ("89be39bc5fac84c1", "Grafted.set_env"),

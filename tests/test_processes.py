@@ -297,18 +297,24 @@ def test_what_is_said_to_be_the_same_is_compared_and_rows_of_environments_are_jo
     for name in ("same", "environments", "first"):
         offer(name, WATCHER.replace("ACROSS", f'across_processes = "{name}"'))
     made = {name: planned(f"plugins.{name}={{}}").contributions for name in ("same", "environments", "first")}
-    state = {"callbacks": [{"plugin": "x", "state": {"rows": np.arange(2), "n": 7}}], "terms": {}}
-    other = {"callbacks": [{"plugin": "x", "state": {"rows": np.arange(2, 4), "n": 7}}], "terms": {}}
+    holders = {name: item.callbacks[0].value for name, item in made.items()}
+    for holder in holders.values():
+        holder.seen = np.arange(2)
+    other = ([{"seen": np.arange(2, 4)}], {})
 
-    assert across.whole(made["same"], Two(), state) == state
+    def saved(name: str, processes: Processes) -> list[int]:
+        tree = across.Memories(made[name], processes).state_dict("now")
+        return tree["callbacks"][0]["state"]["seen"].tolist()
+
+    assert saved("same", Two()) == [0, 1]
     with pytest.raises(ContributionError, match="not the same in process 0 and in process 1"):
-        across.whole(made["same"], Two(lambda _: other), state)
-    assert across.whole(made["first"], Two(lambda _: other), state)["callbacks"][0]["state"]["rows"].tolist() == [0, 1]
-    joined = across.whole(made["environments"], Two(lambda _: other), state)["callbacks"][0]["state"]
-    assert (joined["rows"].tolist(), joined["n"]) == ([0, 1, 2, 3], 7)
-    holder = made["environments"].callbacks[0].value
-    assert across.own(holder, joined, Two())["rows"].tolist() == [0, 1]
-    watcher = made["first"].callbacks[0]
+        saved("same", Two(lambda _: other))
+    assert saved("first", Two(lambda _: other)) == [0, 1]
+    assert saved("environments", Two(lambda _: other)) == [0, 1, 2, 3]
+
+    tree = across.Memories(made["environments"], Two(lambda _: other)).state_dict("now")
     second = Two()
     second.rank = 1
-    assert (across.takes_part(watcher, Two()), across.takes_part(watcher, second)) == (True, False)
+    across.Memories(made["environments"], second).load_state_dict(tree, "now")
+    assert holders["environments"].seen.tolist() == [2, 3]
+    assert [len(across.Memories(made["first"], one).callbacks) for one in (Two(), second)] == [1, 0]

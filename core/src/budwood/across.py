@@ -11,6 +11,7 @@ from budwood import tree
 from budwood.api import (
     ACROSS,
     BindingError,
+    CheckpointError,
     Contributed,
     ContributionError,
     Contributions,
@@ -20,6 +21,7 @@ from budwood.api import (
     StateTree,
     StepBatch,
     Trainer,
+    blamed,
 )
 
 
@@ -43,43 +45,73 @@ def check(made: Contributions) -> None:
     )
 
 
-def takes_part(item: Contributed[RunCallback], processes: Processes) -> bool:
-    """Whether this process calls a callback at all."""
-    return processes.first or _said(item.value) != "first"
+class Memories:
+    """What the contributions of a run remember, as a checkpoint carries it for all processes.
 
-
-def synchronise(made: Contributions, processes: Processes) -> None:
-    for _, _, holder in _remembering(made):
-        if hasattr(holder, "synchronise"):
-            holder.synchronise(processes)
-
-
-def whole(made: Contributions, processes: Processes, state: StateTree) -> StateTree:
-    """A session's state with the memory of all processes, on process 0; on the others, ``state``.
-
-    :raises ContributionError: what is said to be the same is not.
+    ``callbacks`` are those that this process calls.
     """
-    parts = processes.to_first({"callbacks": state["callbacks"], "terms": state["terms"]})
-    if not parts:
-        return state
-    callbacks = [
-        {**saved, "state": _joined([part["callbacks"][i]["state"] for part in parts], _said(item.value), item)}
-        for i, (saved, item) in enumerate(zip(state["callbacks"], made.callbacks, strict=True))
-    ]
-    terms = {
-        name: _joined([part["terms"][name] for part in parts], _said(item.value.state), item)
-        for item in _rewards(made)
-        if (name := f"{item.plugin}.{item.value.name}") in state["terms"]
-    }
-    return {**state, "callbacks": callbacks, "terms": terms}
+
+    def __init__(self, made: Contributions, processes: Processes) -> None:
+        self._made, self._processes = made, processes
+        self.callbacks = [item for item in made.callbacks if self._called(item)]
+        self._rewards = {
+            f"{item.plugin}.{item.value.name}": item for item in _rewards(made) if item.value.state is not None
+        }
+
+    def _called(self, item: Contributed[RunCallback]) -> bool:
+        return self._processes.first or _said(item.value) != "first"
+
+    def synchronise(self) -> None:
+        """At a boundary, in every process: what has to be made the same is."""
+        for _, _, holder in _remembering(self._made):
+            if hasattr(holder, "synchronise"):
+                holder.synchronise(self._processes)
+
+    def state_dict(self, when: str) -> StateTree:
+        """On process 0 the memory of all; ``when`` is said of an error.
+
+        :raises ContributionError: what is said to be the same is not.
+        """
+        callbacks = [_asked(item, item.value, when) for item in self._made.callbacks]
+        terms = {name: _asked(item, item.value.state, when) for name, item in self._rewards.items()}
+        parts = self._processes.to_first((callbacks, terms)) if self._processes.several else []
+        if parts:
+            callbacks = [
+                _joined([part[0][i] for part in parts], _said(item.value), item)
+                for i, item in enumerate(self._made.callbacks)
+            ]
+            terms = {
+                name: _joined([part[1][name] for part in parts], _said(item.value.state), item)
+                for name, item in self._rewards.items()
+            }
+        owners = [item.plugin for item in self._made.callbacks]
+        saved = [{"plugin": owner, "state": state} for owner, state in zip(owners, callbacks, strict=True)]
+        return {"callbacks": saved, "terms": terms}
+
+    def load_state_dict(self, state: StateTree, when: str) -> None:
+        if len(state["callbacks"]) != len(self._made.callbacks):
+            raise CheckpointError(
+                f"the checkpoint holds the state of {len(state['callbacks'])} callbacks, and the plugins give "
+                f"{len(self._made.callbacks)} now",
+                do="Install the versions of the plugins that the run was trained with: see its versions.json",
+            )
+        for item, saved in zip(self._made.callbacks, state["callbacks"], strict=True):
+            if self._called(item):
+                self._load(item, item.value, saved["state"], when)
+        for name, term in self._rewards.items():
+            self._load(term, term.value.state, state["terms"][name], when)
+
+    def _load(self, item: Contributed[Any], holder: Any, saved: StateTree, when: str) -> None:
+        if self._processes.several and _said(holder) == "environments":
+            saved = _mapped(lambda arrays: arrays[0][self._processes.part(len(arrays[0]))], [saved])
+        with blamed(item, "load_state_dict", when):
+            holder.load_state_dict(saved)
 
 
-def own(holder: Any, saved: StateTree, processes: Processes) -> StateTree:
-    """This process's part of what :func:`whole` wrote."""
-    if not processes.several or _said(holder) != "environments":
-        return saved
-    divided: StateTree = _mapped(lambda arrays: arrays[0][processes.part(len(arrays[0]))], [saved])
-    return divided
+def _asked(item: Contributed[Any], holder: Any, when: str) -> StateTree:
+    with blamed(item, "state_dict", when):
+        state: StateTree = holder.state_dict()
+    return state
 
 
 def play(

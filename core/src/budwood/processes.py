@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from budwood.api import ALONE, BudwoodError, ConfigError, Processes
 
@@ -55,7 +55,7 @@ class Joined(Processes):
             torch.cuda.set_device(local_rank)
         self._nccl = own_gpu
         self._dist = dist
-        self._stacks: Path | None = None
+        self._stacks: TextIO | None = None
         limit = timedelta(seconds=deadline)
         with self._waiting():
             self._store, _, _ = next(dist.rendezvous("env://", rank, count, timeout=limit))  # type: ignore[attr-defined]
@@ -92,32 +92,31 @@ class Joined(Processes):
         return tensor
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Trainers exchange gradients by means of their own, whose errors speak of sockets."""
+    def watched(self, folder: Path) -> Iterator[None]:
+        """Trainers exchange gradients by means of their own, whose errors speak of sockets: they are told as ours."""
+        path = folder / f"stacks-{self.rank}.txt"
+        self._stacks = path.open("w")
+        faulthandler.register(signal.SIGUSR1, self._stacks, all_threads=True)
         try:
             yield
         except RuntimeError as error:
             if not any(word in str(error).lower() for word in _SOCKETS):
                 raise
             raise self._lost(error) from error
-
-    def stacks_to(self, folder: Path) -> None:
-        """Where every process writes what it was doing when another one waited for it in vain."""
-        self._stacks = folder / f"stacks-{self.rank}.txt"
-        self._stacks_file = self._stacks.open("w")
-        faulthandler.register(signal.SIGUSR1, self._stacks_file, all_threads=True)
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+            self._stacks.close()
+            self._stacks = None
+            if path.stat().st_size == 0:
+                path.unlink()
 
     def leave(self, error: BaseException | None) -> None:
-        if error is not None and not isinstance(error, PeerError):
-            with suppress(RuntimeError):
-                self._store.set(_FAILURE, json.dumps([self.rank, str(error) or type(error).__name__]))
-        if self._stacks is not None:
-            faulthandler.unregister(signal.SIGUSR1)
-            self._stacks_file.close()
-            if self._stacks.stat().st_size == 0:
-                self._stacks.unlink()
+        """``error``: what ended this process, for the others to tell."""
         if error is None:
             self._dist.destroy_process_group()
+        elif not isinstance(error, PeerError):
+            with suppress(RuntimeError):
+                self._store.set(_FAILURE, json.dumps([self.rank, str(error) or type(error).__name__]))
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
@@ -144,8 +143,9 @@ class Joined(Processes):
         return PeerError(
             f"process {self.rank} of {self.count} waited {self.deadline:g} s for another one, which hangs or is slower "
             "than that",
-            where=str(self._stacks.parent) if self._stacks else "",
-            do=f"What each was doing stands in stacks-RANK.txt there. A longer deadline is {DEADLINE}=SECONDS; {going_on}",
+            where=self._stacks.name if self._stacks else "",
+            do=f"What that one was doing stands in its own file beside this one. A longer deadline is {DEADLINE}=SECONDS; "
+            f"{going_on}",
         )
 
     def _last_words(self) -> tuple[int, str] | None:
@@ -161,7 +161,7 @@ class Joined(Processes):
     def _dump_stacks(self) -> None:
         if self._stacks is None:
             return
-        faulthandler.dump_traceback(self._stacks_file, all_threads=True)
+        faulthandler.dump_traceback(self._stacks, all_threads=True)
         for rank, (host, pid) in enumerate(self._peers):
             if rank != self.rank and host == socket.gethostname():
                 with suppress(ProcessLookupError):
@@ -201,8 +201,8 @@ def _check_count(world: int, asked: int | None) -> None:
                 f"{wanted} processes were asked for, and this run has {world}"
                 + (", since no launcher says otherwise" if "WORLD_SIZE" not in os.environ else ""),
                 where=where,
-                do=f"Start it with: budwood launch -n {wanted} run FILE. On a machine without GPUs accelerate launch starts "
-                "one process, whatever --num_processes says, unless --multi_gpu is given too",
+                do=f"Start it with: budwood launch -n {wanted} run FILE, or say processes={world}. On a machine without GPUs "
+                "accelerate launch starts one process, whatever --num_processes says, unless --multi_gpu is given too",
             )
 
 

@@ -15,7 +15,6 @@ from typing import Any
 from budwood import across
 from budwood.api import (
     ALONE,
-    CheckpointError,
     Contributed,
     Contributions,
     Evaluation,
@@ -25,7 +24,6 @@ from budwood.api import (
     Rollout,
     RunCallback,
     RunControl,
-    Stateful,
     StateTree,
     StepBatch,
     Trainer,
@@ -73,7 +71,8 @@ class Session:
         self.ended_at = -1
         self._recorder, self._screen, self._rhythm, self._save = recorder, screen, rhythm, save
         self._restored, self._processes = restored, processes
-        self._callbacks = [item for item in contributions.callbacks if across.takes_part(item, processes)]
+        self._memories = across.Memories(contributions, processes)
+        self._callbacks = self._memories.callbacks
         self._asked_to_stop = False
         self._evaluation = Due(rhythm.evaluate_every if rhythm.episodes else None)
         self._checkpoint = Due(rhythm.checkpoint_every if save else None)
@@ -215,7 +214,7 @@ class Session:
     def _agree(self) -> None:
         if self._processes.several:
             self.interrupted = any(self._processes.gather(self._asked_to_stop))
-            across.synchronise(self.contributions, self._processes)
+            self._memories.synchronise()
 
     # ---- at a boundary ---------------------------------------------------------------------------------------------
 
@@ -309,7 +308,7 @@ class Session:
 
     def state_dict(self) -> StateTree:
         """Counters and schedules of this session, every callback's state, and every stateful reward's."""
-        state = {
+        return {
             "steps": self.steps,
             "evaluation_steps": self.evaluation_steps,
             "ended_at": self.ended_at,
@@ -323,21 +322,8 @@ class Session:
                 | {"metrics": dict(e.metrics)}
                 for step, e in self.evaluations
             ],
-            "callbacks": [
-                {"plugin": item.plugin, "state": self._state_of(item, item.value)}
-                for item in self.contributions.callbacks
-            ],
-            "terms": {
-                f"{item.plugin}.{item.value.name}": self._state_of(item, item.value.state)
-                for item in self._rewards
-                if item.value.state is not None
-            },
+            **self._memories.state_dict(self._when),
         }
-        return across.whole(self.contributions, self._processes, state) if self._processes.several else state
-
-    def _state_of(self, item: Contributed[Any], holder: Stateful) -> StateTree:
-        with self._blaming(item, "state_dict"):
-            return holder.state_dict()
 
     def _load_state(self, state: StateTree) -> None:
         self.steps = state["steps"]
@@ -351,32 +337,17 @@ class Session:
             (e["step"], Evaluation(e["returns"], e["lengths"], e["env_steps"], e["seed"], e.get("metrics", {})))
             for e in state["evaluations"]
         ]
-        if len(state["callbacks"]) != len(self.contributions.callbacks):
-            raise CheckpointError(
-                f"the checkpoint holds the state of {len(state['callbacks'])} callbacks, and the plugins give "
-                f"{len(self.contributions.callbacks)} now",
-                do="Install the versions of the plugins that the run was trained with: see its versions.json",
-            )
-        for item, saved in zip(self.contributions.callbacks, state["callbacks"], strict=True):
-            if across.takes_part(item, self._processes):
-                self._load(item, item.value, saved["state"])
-        for term in self._rewards:
-            if term.value.state is not None:
-                self._load(term, term.value.state, state["terms"][f"{term.plugin}.{term.value.name}"])
+        self._memories.load_state_dict(state, self._when)
         for due in (self._evaluation, self._checkpoint, *(due for _, due in self._evaluators)):
             due.advance(self.steps)
         for (_, due), last in zip(self._evaluators, state["evaluators"], strict=True):
             due.last = last
 
-    def _load(self, item: Contributed[Any], holder: Stateful, saved: StateTree) -> None:
-        with self._blaming(item, "load_state_dict"):
-            holder.load_state_dict(across.own(holder, saved, self._processes))
-
     # ---- helpers ---------------------------------------------------------------------------------------------------
 
     @property
-    def _rewards(self) -> Sequence[Contributed[Any]]:
-        return (*self.contributions.reward_terms, *self.contributions.completion_rewards)
+    def _when(self) -> str:
+        return f"step {self.steps}"
 
     def _overriding(self, event: str) -> Sequence[Contributed[RunCallback]]:
         base = getattr(RunCallback, event)
@@ -393,4 +364,4 @@ class Session:
         self._counted = outside + spent
 
     def _blaming(self, item: Contributed[Any], what: str) -> AbstractContextManager[None]:
-        return blamed(item, what, f"step {self.steps}")
+        return blamed(item, what, self._when)

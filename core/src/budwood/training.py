@@ -59,8 +59,6 @@ def train(
     The caller closes the trainer.
     """
     processes = planned.processes
-    if processes.several:
-        processes.stacks_to(folder.folder)  # type: ignore[attr-defined]
     if not processes.first:
         return _follow(folder, planned, trainer, restored, progress)
     state, meta = restored or ({}, {})
@@ -114,7 +112,7 @@ def train(
             progress.message(line)
         begun = len(notes)
         try:
-            with _interruptible(session, progress), processes.explained():
+            with _interruptible(session, progress), processes.watched(folder.folder):
                 trainer.fit(session)
                 session.finish()
             status = "interrupted" if session.interrupted else "stopped" if session.stopped else "finished"
@@ -168,7 +166,7 @@ def _follow(
     session = Session(
         trainer, planned.contributions, Unheard(), progress, _rhythm(planned.data), save, state, processes
     )
-    with _interruptible(session, progress), processes.explained():
+    with _interruptible(session, progress), processes.watched(folder.folder):
         trainer.fit(session)
         session.finish()
     return Result(folder.run_id, "interrupted" if session.interrupted else "finished", {}, {}, None, first=False)

@@ -151,12 +151,12 @@ def _numpy_kept() -> Iterator[None]:
 
 def _drift(model: Any) -> dict[str, Any]:
     """What has to be the same in every process before an update, in a few bytes."""
-    _, words, position, *_ = np.random.get_state(legacy=True)
+    generator: Any = np.random.get_state(legacy=True)
     with torch.no_grad():
         parameters = sum(float(parameter.double().sum()) for parameter in model.policy.parameters())
     on_device = torch.cuda.get_rng_state(model.device) if model.device.type == "cuda" else torch.get_rng_state()
     return {
-        "numpy's global generator": (zlib.crc32(words.tobytes()), position),
+        "numpy's global generator": (zlib.crc32(generator[1].tobytes()), generator[2]),
         "torch's global generator": zlib.crc32(on_device.numpy().tobytes()),
         "the policy's parameters": parameters,
     }

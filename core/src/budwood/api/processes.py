@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 Value = TypeVar("Value")
@@ -45,8 +46,9 @@ class Processes:
             raise ValueError(f"{total} cannot be divided among {self.count}")
         return slice(self.rank * size, (self.rank + 1) * size)
 
-    def explained(self) -> AbstractContextManager[None]:
-        """Around a training: an exchange that fails because another process did is told as that one's failure."""
+    def watched(self, folder: Path) -> AbstractContextManager[None]:
+        """Around a training in ``folder``: an exchange that fails because another process did is told as that one's failure,
+        and one that waits in vain leaves there what every process was doing."""
         return nullcontext()
 
     def gather(self, value: Value) -> list[Value]:
