@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from lerobot.optim.factory import make_optimizer_and_scheduler
 from lerobot.policies import PreTrainedPolicy, make_policy
 from lerobot.utils.collate import lerobot_collate_fn
 
-from budwood.api import ConfigError, Contributed, Contributions, LossTerm
+from budwood.api import ALONE, ConfigError, Contributed, Contributions, LossTerm, Processes
 from budwood_lerobot.losses import bind_losses
 from budwood_lerobot.native import flat
 from budwood_lerobot.processors import UNREADABLE, processors_of
@@ -38,6 +39,9 @@ class Blocks:
     sampler: EpisodeAwareSampler
     loader: Any
     held_out: Any
+    processes: Processes = ALONE
+    weight: float = 1.0
+    """Of this process's part of a batch."""
 
     def batches(self, step: int) -> Iterator[Any]:
         """Raw batches of one epoch after ``step`` optimiser steps, from where that many have left it."""
@@ -48,12 +52,53 @@ class Blocks:
         """Whether ``step`` optimiser steps end with the end of an epoch."""
         return compute_sampler_state(step, len(self.sampler), self.config.batch_size, 1)["start_index"] == 0  # type: ignore[no-any-return]
 
+    def learn_from(self, step: int) -> None:
+        """The update that comes is that of this step: how much this process's rows of its batch count."""
+        start = compute_sampler_state(step, len(self.sampler), self.config.batch_size, 1)["start_index"]
+        size = min(self.config.batch_size, len(self.sampler) - start)
+        rows = part_of(size, self.processes)
+        self.weight = (rows.stop - rows.start) * self.processes.count / size
+
     def prepared(self, batch: dict[str, Any]) -> Any:
         """A raw batch as the policy's ``forward`` takes it: images in [0, 1], normalised, on the device."""
         for key in self.dataset.meta.camera_keys:
             if key in batch and batch[key].dtype == torch.uint8:
                 batch[key] = batch[key].to(dtype=torch.float32) / 255.0
         return self.preprocessor(batch)
+
+
+def part_of(size: int, processes: Processes) -> slice:
+    """This process's rows of a batch; none if there are fewer rows than processes."""
+    first, last = (rank * size // processes.count for rank in (processes.rank, processes.rank + 1))
+    return slice(first, last)
+
+
+class Shares:
+    """Batches of the order of ``sampler``, the last of an epoch a short one; a process reads its rows of each.
+
+    One whose part is empty reads a row that counts for nothing.
+    """
+
+    def __init__(self, sampler: Any, size: int, processes: Processes) -> None:
+        self.sampler, self.size, self.processes = sampler, size, processes
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = iter(self.sampler)
+        while batch := list(islice(order, self.size)):
+            yield batch[part_of(len(batch), self.processes)] or batch[:1]
+
+
+def _counted(blocks: Blocks, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Gradients are averaged over processes: times b N / B the mean over b rows becomes the mean over all B."""
+
+    def weighted(batch: Any, *args: Any, **kwargs: Any) -> Any:
+        loss, output = forward(batch, *args, **kwargs)
+        return loss * blocks.weight, output
+
+    return weighted
 
 
 def datasets_of(config: Any, contributions: Contributions, named: bool) -> tuple[Any, Any]:
@@ -110,6 +155,7 @@ def assembled(
     train: Any,
     held_out: Any,
     loss_terms: Sequence[Contributed[LossTerm]],
+    processes: Processes = ALONE,
 ) -> Blocks:
     """All building blocks around a policy that is already made."""
     preprocessor, postprocessor = processors_of(
@@ -131,10 +177,14 @@ def assembled(
         seed=config.seed,
         absolute_to_relative_idx=train.absolute_to_relative_idx,
     )
-    loader = _loader(config, accelerator, train, train, sampler=sampler)
+    if processes.several:
+        order = {"batch_sampler": Shares(sampler, config.batch_size, processes)}
+    else:
+        order = {"batch_size": config.batch_size, "sampler": sampler}
+    loader = _loader(config, accelerator, train, train, **order)
     bind_losses(policy, loss_terms)
     policy, optimizer, scheduler = accelerator.prepare(policy, optimizer, scheduler)
-    return Blocks(
+    blocks = Blocks(
         config=config,
         accelerator=accelerator,
         policy=policy,
@@ -145,8 +195,14 @@ def assembled(
         dataset=train,
         sampler=sampler,
         loader=loader,
-        held_out=None if held_out is None else _loader(config, accelerator, train, _capped(config, held_out)),
+        held_out=None
+        if held_out is None
+        else _loader(config, accelerator, train, _capped(config, held_out), batch_size=config.batch_size),
+        processes=processes,
     )
+    if processes.several:
+        policy.forward = _counted(blocks, policy.forward)
+    return blocks
 
 
 def _overrides(config: Any, policy: Any, stats: Any, device: str) -> Mapping[str, Any]:
@@ -175,13 +231,12 @@ def _overrides(config: Any, policy: Any, stats: Any, device: str) -> Mapping[str
     return {"preprocessor_overrides": before, "postprocessor_overrides": after}
 
 
-def _loader(config: Any, accelerator: Accelerator, train: Any, rows: Any, sampler: Any = None) -> Any:
+def _loader(config: Any, accelerator: Accelerator, train: Any, rows: Any, **order: Any) -> Any:
     """Not prepared by accelerate, whose loader is a batch ahead: a random transform of images could not be resumed."""
     workers = config.num_workers > 0
     return torch.utils.data.DataLoader(
         rows,
-        batch_size=config.batch_size,
-        sampler=sampler,
+        **order,
         num_workers=config.num_workers,
         pin_memory=accelerator.device.type == "cuda",
         collate_fn=lerobot_collate_fn if train.meta.has_language_columns else None,

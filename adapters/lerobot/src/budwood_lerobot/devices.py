@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 
 from budwood.api import ConfigError, Run
 
@@ -74,8 +75,14 @@ def accelerator_of(policy: Any, run: Run) -> Accelerator:
             do="Use precision: bf16 in place of trainer.policy.use_amp, or dtype: bfloat16 where the policy has a dtype",
         )
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # as LeRobot's train script has it
     try:
-        return Accelerator(step_scheduler_with_optimizer=False, mixed_precision=mixed, cpu=policy.device == "cpu")
+        return Accelerator(
+            step_scheduler_with_optimizer=False,
+            mixed_precision=mixed,
+            cpu=policy.device == "cpu",
+            kwargs_handlers=[unused],
+        )
     except ValueError as error:
         raise ConfigError(
             f"accelerate keeps one device and one precision for a whole process, and this one began with others than "

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from budwood.api import Capabilities, ConfigError, Contributions, Run, Seam
@@ -38,7 +39,7 @@ def capabilities() -> Capabilities:
         "reward_combination": rows,
         "advantage": rows,
     }
-    return Capabilities("LeRobot offline", seams, refused, frozenset(("policy", "batch")))
+    return Capabilities("LeRobot offline", seams, refused, frozenset(("policy", "batch")), one_process="")
 
 
 def build(run: Run, contributions: Contributions) -> Any:
@@ -48,7 +49,8 @@ def build(run: Run, contributions: Contributions) -> Any:
     from budwood_lerobot.blocks import assembled, datasets_of, policy_of
     from budwood_lerobot.trainer import HeldOutTrainer, OfflineTrainer, may_reset
 
-    check_single_process()
+    if not run.processes.several:
+        check_single_process()
     config: OfflineConfig = run.trainer
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -57,7 +59,9 @@ def build(run: Run, contributions: Contributions) -> Any:
     set_seed(run.seed, accelerator)
     datasets = datasets_of(pipeline, contributions, named=run.config.get("dataset") is not None)
     make = partial(policy_of, pipeline, datasets[0].meta, contributions)
-    blocks = assembled(pipeline, accelerator, make(), *datasets, contributions.loss_terms)
+    blocks = assembled(pipeline, accelerator, make(), *datasets, contributions.loss_terms, run.processes)
+    if not run.processes.first:  # noise of its own for rows of its own
+        set_seed(int(np.random.SeedSequence([run.seed, run.processes.rank]).generate_state(1)[0]))
     env = run.config.get("env")
     evaluation = run.config.get("evaluation", {})
     cls = HeldOutTrainer if env is None else OfflineTrainer

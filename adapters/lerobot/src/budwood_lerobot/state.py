@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 
-from budwood.api import CheckpointError, StateTree
+from budwood.api import CheckpointError, Processes, StateTree
 
 _SAME = "Resume with the policy, the dataset and the plugins that the run was trained with"
 
@@ -61,6 +61,29 @@ def load_optimizer(optimizer: Any, scheduler: Any, state: StateTree) -> None:
         raise CheckpointError("the checkpoint has a schedule, or has none, unlike this run", do=_SAME)
     if scheduler is not None:
         scheduler.load_state_dict(copied(state["scheduler"]))
+
+
+OF_EACH = ("generators", "meters")
+"""What every process has its own of: the numbers it draws, and averages over its rows."""
+
+
+def joined(state: StateTree, processes: Processes) -> StateTree:
+    """The state of one process, with what each of several has of its own."""
+    if not processes.several:
+        return state
+    return {**state, "each": processes.to_first({name: state[name] for name in OF_EACH})}
+
+
+def own(state: StateTree, processes: Processes) -> tuple[StateTree, list[str]]:
+    """This process's own, and what cannot go on exactly. One that was not there before keeps the generators it has."""
+    each = state.get("each", [state])
+    if len(each) == processes.count:
+        return each[processes.rank], []
+    note = (
+        f"It was trained in {len(each)} process{'es' * (len(each) > 1)}: the rows go on as they were, and a policy that draws "
+        "random numbers draws others."
+    )
+    return each[0] if processes.first else {"meters": each[0]["meters"]}, [note]
 
 
 def meters(tracker: MetricsTracker) -> StateTree:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lerobot.scripts.lerobot_train import update_policy
 from lerobot.utils.constants import PRETRAINED_MODEL_DIR
@@ -109,6 +110,7 @@ class OfflineTrainer:
         blocks = self.blocks
         began = time.perf_counter()
         batch = blocks.prepared(next(batches))
+        blocks.learn_from(self.step)
         self.tracker.dataloading_s = time.perf_counter() - began
         update_policy(
             self.tracker,
@@ -130,6 +132,8 @@ class OfflineTrainer:
         seconds = self.tracker.update_s.avg + self.tracker.dataloading_s.avg
         self.tracker.samples_per_s = self.blocks.config.batch_size / seconds
         found = self.tracker.to_dict()
+        if self.blocks.processes.several:
+            found["loss"] = float(np.mean(self.blocks.processes.gather(found["loss"])))
         events.log({f"train/{name}": float(value) for name, value in found.items() if name != "steps"}, self.step)
         self.tracker.reset_averages()
 
@@ -158,11 +162,12 @@ class OfflineTrainer:
         blocks = self.blocks
         if blocks.held_out is None:
             return {}
-        training = blocks.policy.training
-        blocks.policy.eval()
+        policy = self.native  # not what exchanges gradients, and with them buffers
+        training = policy.training
+        policy.eval()
         with set_aside(self._evaluation_seed), torch.no_grad(), blocks.accelerator.autocast():
-            losses = [blocks.policy.forward(blocks.prepared(batch))[0].item() for batch in blocks.held_out]
-        blocks.policy.train(training)
+            losses = [policy.forward(blocks.prepared(batch))[0].item() for batch in blocks.held_out]
+        policy.train(training)
         return {"loss": sum(losses) / len(losses)}
 
     # ---- state -----------------------------------------------------------------------------------------------------
@@ -178,7 +183,7 @@ class OfflineTrainer:
 
     def state_dict(self) -> StateTree:
         scheduler = self.blocks.scheduler
-        return {
+        saved = {
             **self.policy_state(),
             "optimizer": state.copied(self.blocks.optimizer.state_dict()),
             "scheduler": None if scheduler is None else state.copied(scheduler.state_dict()),
@@ -187,17 +192,20 @@ class OfflineTrainer:
             "generators": generators() if self._training else self._generators,
             "first": self._first,
         }
+        return state.joined(saved, self.blocks.processes)
 
     def load_state_dict(self, saved: StateTree) -> Sequence[str]:
         state.load_parameters(self.native, saved["policy"])
         state.load_optimizer(self.blocks.optimizer, self.blocks.scheduler, saved)
-        self.step, self._first, self._generators = saved["step"], saved["first"], saved["generators"]
+        own, notes = state.own(saved, self.blocks.processes)
+        self.step, self._first = saved["step"], saved["first"]
+        self._generators = own.get("generators", self._generators)
         self.tracker = self._tracker()
-        state.load_meters(self.tracker, saved["meters"])
+        state.load_meters(self.tracker, own["meters"])
         config = self.blocks.config
         if config.num_workers > 0 and config.dataset.image_transforms.enable:
-            return ["Workers transform images at random, and their generators begin anew."]
-        return []
+            notes.append("Workers transform images at random, and their generators begin anew.")
+        return notes
 
     def policy_state(self) -> StateTree:
         return {"policy": state.parameters(self.native)}
