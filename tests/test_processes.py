@@ -1,6 +1,7 @@
 """Several processes as one run: they are as many as were asked for, end together, say why, and leave nobody behind.
 
 The trainer here is a third party's that counts, so that a process costs the import of torch and nothing more.
+Accelerate's launcher, by hand:  pytest tests/test_processes.py -m slow
 """
 
 from __future__ import annotations
@@ -249,6 +250,25 @@ def test_an_interrupt_is_heard_by_all_and_leaves_one_checkpoint(launched: Callab
     assert one.run.status["status"] == "interrupted"
     assert len(list(one.run.checkpoints.glob("step_*"))) == 1
     assert "error" not in one.said
+
+
+@pytest.mark.slow
+def test_two_processes_of_accelerates_launcher_train_one_run(launched: Callable[..., Launched], output: Path) -> None:
+    """``--multi_gpu`` is what makes it start two on a machine without GPUs."""
+    words = ("--multi_gpu", "--num_processes", "2", "-m", "budwood", "run", "count.yaml", "processes=2")
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *words],
+        cwd=output.parent,
+        env={**os.environ, "PYTHONPATH": str(output.parent / "site")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = list_runs(output)
+    assert exported(run) == 2 * 40
+    assert done.stdout.count("finished") == 1
 
 
 def test_another_number_of_processes_than_was_asked_for_is_refused(

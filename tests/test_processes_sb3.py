@@ -6,6 +6,7 @@ Two processes by default. Four, A2C, and a plugin with reward terms:  pytest tes
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,17 @@ def test_two_processes_see_the_same_samples_and_take_the_same_updates(runs: tupl
     updates = one["trainer"]["counters"]["_n_updates"]
     assert updates == 2  # of 4 epochs: target_kl ended them, in both at the same minibatch
     assert furthest(*(state(run, 2 * ROLLOUT)["trainer"] for run in runs)) < 1e-5
+
+
+def test_what_two_export_is_stable_baselines3s_own(runs: tuple[RunFolder, RunFolder]) -> None:
+    from stable_baselines3 import PPO as NATIVE
+    from stable_baselines3.common.running_mean_std import RunningMeanStd
+
+    export = runs[1].folder / "export"
+    model = NATIVE.load(export / "model.zip", device="cpu")
+    assert (type(model), model.num_timesteps) == (NATIVE, 2 * ROLLOUT)
+    statistics = pickle.loads((export / "vecnormalize.pkl").read_bytes())
+    assert {type(statistics.obs_rms), type(statistics.ret_rms)} == {RunningMeanStd}
 
 
 def test_one_process_goes_on_from_what_two_wrote(runs: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:
