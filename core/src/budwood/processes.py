@@ -26,6 +26,8 @@ from budwood.api import ALONE, BudwoodError, ConfigError, Processes
 ASKED, LAUNCHER, DEADLINE = "BUDWOOD_WORLD_SIZE", "BUDWOOD_LAUNCHER", "BUDWOOD_DEADLINE"
 DEADLINE_SECONDS = 1800.0
 """Longer than any evaluation or checkpoint of one process that the others wait for; torch's own value too."""
+JOIN_SECONDS = 600.0
+"""What the others may take to start, whatever the deadline."""
 TELL_SECONDS = 2.0
 """How long a process that lost another waits for that one's last words."""
 LOST = 7
@@ -56,9 +58,9 @@ class Joined(Processes):
         self._nccl = own_gpu
         self._dist = dist
         self._stacks: TextIO | None = None
-        limit = timedelta(seconds=deadline)
+        limit, begin = timedelta(seconds=deadline), timedelta(seconds=max(deadline, JOIN_SECONDS))
         with self._waiting():
-            self._store, _, _ = next(dist.rendezvous("env://", rank, count, timeout=limit))  # type: ignore[attr-defined]
+            self._store, _, _ = next(dist.rendezvous("env://", rank, count, timeout=begin))  # type: ignore[attr-defined]
             backend = "cpu:gloo,cuda:nccl" if own_gpu else "gloo"
             dist.init_process_group(backend, store=self._store, rank=rank, world_size=count, timeout=limit)
         self._peers = self.gather((socket.gethostname(), os.getpid()))
