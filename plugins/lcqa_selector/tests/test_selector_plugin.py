@@ -138,6 +138,43 @@ def test_resumed_after_the_switch(whole, files, tmp_path):
     assert {key: parts[key] for key in late} == late
 
 
+def test_its_reward_is_weighed_and_the_weights_are_searched_while_the_picker_learns(files, tmp_path):
+    """Beside reward_shaping: both bind, the search moves the weights through a switch of stages, and a cut run resumes."""
+    pytest.importorskip("budwood_reward_shaping")
+    from budwood import resume, run
+    from budwood.planning import explain
+
+    def made(folder: str, total: int):
+        built = config(files, tmp_path / folder, total=total)
+        built["trainer"]["rewards"] = {"think_format_reward": 1.0}
+        built["evaluation"] = {"every": None, "episodes": 0}
+        built["checkpoint"] = {"every": 2}
+        built["plugins"]["reward_shaping"] = {
+            "terms": [
+                {"name": "evidence", "info": "lcqa_selector.evidence"},
+                {"name": "form", "info": "trl.think_format_reward"},
+            ],
+            "criteria": [
+                {"name": "picks", "source": "lcqa_selector.evidence", "stat": "final", "op": ">=", "threshold": 0.5}
+            ],
+            "weights": {"scale": None, "w_task": 0.0},
+            "outer": {"steps": 3, "inner_steps": 2, "estimator": "score", "samples": 2, "episodes": 4},
+        }
+        return built
+
+    bound = {(item.plugin, item.kind) for item in explain(made("explained", 8)).bindings}
+    assert {("lcqa_selector", "build_dataset"), ("lcqa_selector", "completion_rewards")} <= bound
+    assert {("reward_shaping", "reward_terms"), ("reward_shaping", "reward_combination")} <= bound
+    whole = run(made("whole", 10))
+    assert len({value for (_, name), value in logged(whole).items() if name == "reward_shaping/w/evidence"}) > 1
+    assert (4, "lcqa_selector/switched") in logged(whole)
+    first = run(made("parts", 6))
+    second = resume(first.paths["folder"], ["trainer.total_steps=10"])
+    late = {key: value for key, value in logged(whole).items() if key[0] > 6 and "time" not in key[1]}
+    assert late
+    assert {key: logged(second).get(key) for key in late} == late
+
+
 def waiting(files: Path, out: Path, **evaluation):
     """Its first stage waits for a plateau; the reward is above 0.1 and does not gain as much again."""
     made = config(files, out)

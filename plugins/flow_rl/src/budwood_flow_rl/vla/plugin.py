@@ -20,8 +20,10 @@ class FlowVLA:
     def _of(self, run: Run) -> FlowVLALearning:
         from budwood_flow_rl.vla.factory import FlowVLAFactory
         from budwood_flow_rl.vla.learning import FlowVLALearning
+        from budwood_flow_rl.vla.refusals import refuse_trainer
 
         if self._learning is None:
+            refuse_trainer(run)
             self._learning = FlowVLALearning(FlowVLAFactory(run.section))
         return self._learning
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
-from budwood.api import BindingError
+from budwood.api import BindingError, Run
 
 if TYPE_CHECKING:
     from lerobot.policies.pretrained import PreTrainedPolicy
@@ -34,6 +34,18 @@ def refuse_settings(policy: PreTrainedPolicy) -> None:
             f"chains of this {config.type} policy could not be replayed: " + "; ".join(found),
             where="flow policy",
             do="Change the policy's configuration as said, in the trainer's section or before it is loaded",
+        )
+
+
+def refuse_trainer(run: Run) -> None:
+    """:raises BindingError: for a trainer that has no policy of LeRobot to make a chain policy of."""
+    trainer = run.config.get("trainer")
+    kind = trainer.get("kind", "lerobot") if isinstance(trainer, Mapping) else "lerobot"
+    if kind != "lerobot":
+        raise BindingError(
+            f"flow_vla trains the flow policies of LeRobot, and trainer.kind is {kind}",
+            where="trainer.kind",
+            do="Use trainer: {kind: lerobot, algo: online}, or the plugin flow_rl, which brings a flow policy of its own to sb3",
         )
 
 
