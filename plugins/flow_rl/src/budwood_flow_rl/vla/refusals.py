@@ -45,7 +45,7 @@ def refuse_trainer(run: Run) -> None:
         raise BindingError(
             f"flow_vla trains the flow policies of LeRobot, and trainer.kind is {kind}",
             where="trainer.kind",
-            do="Use trainer: {kind: lerobot, algo: online}, or the plugin flow_rl, which brings a flow policy of its own to sb3",
+            do="Use trainer: {kind: lerobot, algo: online}, or flow_rl, which brings a flow policy of its own to sb3",
         )
 
 
