@@ -12,6 +12,7 @@ pytest.importorskip("gym_pusht")
 from safetensors.torch import load_file
 
 import budwood
+from budwood.testing import check_plugin
 from budwood_flow_rl.vla.learning import FlowVLALearning
 from budwood_lerobot import tiny
 
@@ -41,6 +42,12 @@ def config(policy: Path, output: Path, **section):
         "checkpoint": {"every": 4, "keep": 2},
         "tracking": {"enabled": False},
     }
+
+
+def test_contract():
+    """Its distribution carries the name of the other plugin in it: the one thing that is remarked."""
+    remarks = [finding.what for finding in check_plugin("flow_vla") if finding.level != "ok"]
+    assert remarks == ["the distribution is called 'budwood-flow-rl'"]
 
 
 def logged(result) -> dict[tuple[int, str], float]:
