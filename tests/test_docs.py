@@ -110,7 +110,7 @@ def test_setting_up_is_told_in_one_way():
     set_up = demo.rpartition(" && ")[0]
     quickstart = next(b.text for b in blocks(ROOT / "docs" / "quickstart.md") if b.language == "sh")
     assert quickstart.splitlines()[0] == set_up
-    assert [text for text in shell if re.fullmatch(r"python -m venv .* pytest", text)]
+    assert [text for text in shell if re.fullmatch(r"python -m venv .* pytest -n 2 --dist loadfile", text)]
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,7 +21,9 @@ from budwood.plugins import Activation, Active, Installed
 from budwood_lerobot.config import DatasetConfig, EnvConfig, OfflineConfig
 from budwood_lerobot.offline import build, capabilities
 from budwood_lerobot.plugin import LeRobot
-from budwood_lerobot.trainer import OfflineTrainer
+
+if TYPE_CHECKING:
+    from budwood_lerobot.trainer import OfflineTrainer
 
 torch.set_num_threads(1)
 

@@ -7,23 +7,22 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from budwood import compose, plugins
 from budwood.api import CompletionReward, Completions, Contributions, Run, hookimpl
 from budwood.plugins import Activation, Active, Installed
-from budwood_trl.building import build
 from budwood_trl.config import DatasetConfig, TrainerConfig
 from budwood_trl.families import FAMILIES, capabilities
 from budwood_trl.plugin import TRL
-from budwood_trl.trainer import TRLTrainer
 
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+    from budwood_trl.trainer import TRLTrainer
 
 CHAT = (
     "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}{{ eos_token }}{% endfor %}"
@@ -41,6 +40,9 @@ ARGS: Mapping[str, dict[str, Any]] = {
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     letters = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     bytewise = Tokenizer(models.BPE(vocab={text: i for i, text in enumerate(letters)}, merges=[]))
     bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -54,6 +56,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     folder = tmp_path_factory.mktemp("llama")
     tokenizer = byte_tokenizer()
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -120,6 +125,8 @@ def trainer(model_folder: Path, rows_file: Callable[..., Path], tmp_path: Path) 
         model: str | Path = model_folder,
         **args: Any,
     ) -> TRLTrainer:
+        from budwood_trl.building import build
+
         given = plugins if plugins is not None else {"words": Vowels()} if FAMILIES[algo].generates else {}
         run, contributions = planned(
             algo, given, steps, {"train": str(rows_file(algo))}, model, tmp_path, sections, args
@@ -179,6 +186,8 @@ def parameters(native: Any) -> dict[str, torch.Tensor]:
 
 
 def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    import torch
+
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
