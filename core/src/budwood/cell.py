@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from budwood.progress import Progress
+from budwood.redact import scrubbed, without_secrets
 
 EVERY_SECONDS = 0.5
 
@@ -39,7 +40,7 @@ class Lines(Progress):
             self.say(steps=steps)
 
     def message(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(without_secrets(text), file=sys.stderr, flush=True)
 
     def stop(self, text: str = "") -> None:
         """Trained, failed or interrupted: what is left is to wait for the tracker, which needs no core."""
@@ -47,7 +48,7 @@ class Lines(Progress):
 
     def say(self, **facts: Any) -> None:
         with suppress(OSError):
-            os.write(self._descriptor, f"{json.dumps(facts)}\n".encode())
+            os.write(self._descriptor, f"{json.dumps(scrubbed(facts))}\n".encode())
 
 
 def main() -> int:
@@ -66,7 +67,7 @@ def main() -> int:
         take_up(RunFolder(Path(sys.argv[1])), Loaded(order["config"], order["origin"], {}), lines)
     except BudwoodError as error:
         lines.say(error=str(error))
-        print(f"error: {error}", file=sys.stderr)
+        lines.message(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -34,7 +34,7 @@ from budwood.config_model import (
 )
 from budwood.overrides import Loaded, apply, keyword_overrides, normalise
 from budwood.plugins import Activation, check_range, find, installed, snake
-from budwood.redact import is_masked, redact
+from budwood.redact import is_masked, redact, remember
 from budwood.yaml_io import child, dump, plain, read
 
 __all__ = [
@@ -90,7 +90,7 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
         data, problems = plain(source)
         if problems:
             raise _refused("config", problems, do="Give numbers, text, lists and mappings only:")
-        return apply(normalise(Loaded(data, "config", {})), overrides)
+        return _noted(apply(normalise(Loaded(data, "config", {})), overrides))
     origin = str(source)
     data, lines = read(_text(Path(source)), origin)
     if data is None:
@@ -102,7 +102,13 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
             do="A run needs at least trainer and env",
         )
     data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).strip("-._") or "run")
-    return apply(normalise(Loaded(data, origin, lines)), overrides)
+    return _noted(apply(normalise(Loaded(data, origin, lines)), overrides))
+
+
+def _noted(loaded: Loaded) -> Loaded:
+    """``loaded``, its secrets being known from here on: whatever a library says of them is masked."""
+    remember(loaded.data)
+    return loaded
 
 
 def _text(path: Path) -> str:
@@ -181,6 +187,7 @@ def resolve(loaded: Loaded, activation: Activation, *, recorded: bool = False) -
         raise _culprit(activation, data, error) from error
     if problems:
         raise _refused(loaded.origin, problems)
+    remember(_revealed(checked))
     return Resolved(checked, {key: _plain(getattr(checked, key)) for key in ordered(model)})
 
 
@@ -243,6 +250,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (str, bool, int, float)) or value is None:
         return value
     return redact(value) if hasattr(value, "get_secret_value") else to_jsonable_python(value)
+
+
+def _revealed(value: Any) -> Any:
+    """A validated value with models as mappings, for what they declare secret under any name."""
+    if isinstance(value, BaseModel):
+        return {key: _revealed(item) for key, item in value}
+    if isinstance(value, Mapping):
+        return {str(key): _revealed(item) for key, item in value.items()}
+    return [_revealed(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _culprit(activation: Activation, data: Mapping[str, Any], error: Exception) -> PluginError:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from budwood.api.errors import ConfigError
 from budwood.plugins import snake
+from budwood.redact import MASK, is_secret
 from budwood.yaml_io import inline, plain, read
 
 
@@ -74,7 +76,7 @@ def apply(loaded: Loaded, overrides: Sequence[str]) -> Loaded:
             keys, value = _parse(override)
             data = _set(data, keys, value, ())
         except ConfigError as error:
-            problems.append(f"{override}: {error.what}. {error.do}")
+            problems.append(f"{_shown(override)}: {error.what}. {error.do}")
             continue
         path = ".".join(keys)
         lines = {known: line for known, line in lines.items() if not _under(known, path)}
@@ -86,6 +88,12 @@ def apply(loaded: Loaded, overrides: Sequence[str]) -> Loaded:
             problems=tuple(problems),
         )
     return normalise(replace(loaded, data=data, lines=lines, overridden=frozenset(overridden)))
+
+
+def _shown(override: str) -> str:
+    """As it was written, unless a word of it is named like a secret."""
+    key, equals, _ = override.partition("=")
+    return f"{key}={MASK}" if equals and any(map(is_secret, re.findall(r"[\w-]+", override))) else override
 
 
 def _under(known: str, path: str) -> bool:

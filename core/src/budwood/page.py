@@ -9,11 +9,13 @@ from html import escape
 import numpy as np
 
 from budwood.progress import number
+from budwood.redact import without_secrets
 
 
 def page(title: str, body: Sequence[str]) -> str:
     """A whole document; empty parts are left out."""
-    return _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(part for part in body if part))
+    text = without_secrets("\n".join(part for part in body if part))
+    return _PAGE.format(title=escape(title), style=_STYLE, body=text)
 
 
 def block(title: str, content: str, who: str = "") -> str:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, TextIO
 
+from budwood.redact import without_secrets
+
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
@@ -147,7 +149,7 @@ class PlainLines(_Line):
 
     def message(self, text: str) -> None:
         with _if_read():
-            print(text, file=self._stream, flush=True)
+            print(without_secrets(text), file=self._stream, flush=True)
 
     def stop(self, text: str = "") -> None:
         if text:
@@ -183,7 +185,7 @@ class TerminalLine(_Line):
 
     def message(self, text: str) -> None:
         with _if_read():
-            self._console.print(text)
+            self._console.print(without_secrets(text))
 
     def stop(self, text: str = "") -> None:
         if self._live is not None:

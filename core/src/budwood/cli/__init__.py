@@ -105,7 +105,9 @@ def _failure(error: Exception, invocation: Invocation, debug: bool) -> Answer:
     if debug:
         import traceback
 
-        traceback.print_exception(error)
+        from budwood.redact import without_secrets
+
+        click.echo(without_secrets("".join(traceback.format_exception(error))), err=True, nl=False)
     facts: dict[str, Any] = {"type": type(error).__name__}
     if isinstance(error, BudwoodError):
         if not getattr(error, "told", False):
@@ -119,8 +121,10 @@ def _failure(error: Exception, invocation: Invocation, debug: bool) -> Answer:
 
 
 def complain(text: str) -> None:
+    from budwood.redact import without_secrets
+
     click.secho("error", fg="red", bold=True, nl=False, err=True)
-    click.echo(f": {text}", err=True)
+    click.echo(f": {without_secrets(text)}", err=True)
 
 
 def _abandon_stdout() -> None:

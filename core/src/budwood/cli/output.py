@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+
+from budwood.redact import scrubbed, without_secrets
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Answer:
 
 def say(text: str = "") -> None:
     """A line for people: standard output, or standard error under ``--json``."""
-    click.echo(text)
+    click.echo(without_secrets(text))
 
 
 def title(text: str) -> None:
@@ -68,8 +71,10 @@ def shown(label: str, value: float) -> str:
 
 
 def json_line(data: Any) -> str:
-    """One line of strict JSON; what JSON has no word for (NaN, infinities) becomes null."""
-    return json.dumps({} if data is None else _plain(data), ensure_ascii=False, allow_nan=False)
+    """One line of strict JSON, whatever a reader takes for the end of a line; what JSON has no word for (NaN, infinities)
+    becomes null."""
+    text = json.dumps({} if data is None else scrubbed(_plain(data)), ensure_ascii=False, allow_nan=False)
+    return re.sub("[\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _plain(value: Any) -> Any:
