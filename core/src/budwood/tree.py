@@ -45,6 +45,18 @@ _WORDS = {
 }  # fmt: skip
 """dtype -> (its name in a safetensors header, bytes an element)"""
 
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    RecursionError,
+    struct.error,
+)
+"""What foreign structures end in; all of it, for nothing here runs code of anybody else."""
+
 _ALLOWED = "dict, list, tuple, None, bool, int, float, str, bytes, numpy arrays and scalars, torch tensors"
 
 
@@ -58,8 +70,14 @@ def encode(state: StateTree) -> tuple[Json, dict[str, Any]]:
 
 
 def decode(structure: Json, fetch: Fetch) -> StateTree:
-    """The inverse of :func:`encode`; ``fetch`` gives the tensors by name."""
-    state: StateTree = _decode(structure, fetch)
+    """The inverse of :func:`encode`; ``fetch`` gives the tensors by name.
+
+    :raises CheckpointError: ``structure`` is not one that :func:`encode` makes.
+    """
+    try:
+        state: StateTree = _decode(structure, fetch)
+    except UNREADABLE as error:
+        raise CheckpointError(f"the state cannot be read: {type(error).__name__}: {error}") from error
     return state
 
 
@@ -228,7 +246,10 @@ def _decode_tensor(value: Json, fetch: Fetch) -> Any:
         return tensor
     import torch
 
-    return tensor.view(getattr(torch, value["dtype"])).reshape(value["shape"])
+    dtype = getattr(torch, value["dtype"])
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"{value['dtype']} is no dtype")
+    return tensor.view(dtype).reshape(value["shape"])
 
 
 def _word(tensor: Any) -> tuple[str, int]:

@@ -167,6 +167,8 @@ class _Reader:
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         text = node.value
+        if half := _half(text):
+            raise self._refuse(node, f"{half} is half of a character, which no file can hold", "Write the whole one")
         try:
             match node.tag.removeprefix(STANDARD):
                 case "str" | "merge":
@@ -215,17 +217,28 @@ def _real(text: str) -> float:
     return value
 
 
+def _half(text: str) -> str:
+    """The first surrogate in ``text`` as it is written, or nothing."""
+    found = re.search("[\ud800-\udfff]", text)
+    return f"\\u{ord(found[0]):04x}" if found else ""
+
+
 def plain(value: Any, path: str = "") -> tuple[Any, list[str]]:
     """A copy of ``value`` made of dicts, lists, text, numbers, bool and None, and the paths of what is none of these."""
     if value is None or isinstance(value, bool):
         return value, []
     if isinstance(value, str):
-        return str(value), []
+        half = _half(value)
+        return str(value), [f"{path}: {half} is half of a character, which no file can hold"] if half else []
     if isinstance(value, (Integral, Real)):
         return (int(value) if isinstance(value, Integral) else float(value)), []
     if isinstance(value, Mapping):
         pairs = {str(key): plain(item, child(path, str(key))) for key, item in value.items()}
-        return {key: item for key, (item, _) in pairs.items()}, [bad for _, found in pairs.values() for bad in found]
+        bad = [f"{path}: {_half(key)} is half of a character, which no key can hold" for key in pairs if _half(key)]
+        return {key: item for key, (item, _) in pairs.items()}, [
+            *bad,
+            *(one for _, found in pairs.values() for one in found),
+        ]
     if isinstance(value, (list, tuple)):
         items = [plain(item, child(path, index)) for index, item in enumerate(value)]
         return [item for item, _ in items], [bad for _, found in items for bad in found]

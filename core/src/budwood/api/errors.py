@@ -16,8 +16,9 @@ class BudwoodError(Exception):
     def __init__(
         self, what: str, *, where: str = "", who: str = "", do: str = "", problems: tuple[str, ...] = ()
     ) -> None:
-        self.what, self.where, self.who, self.do, self.problems = what, where, who, do, problems
-        super().__init__(what, where, who, do)
+        self.what, self.where, self.who, self.do = map(_printable, (what, where, who, do))
+        self.problems = tuple(map(_printable, problems))
+        super().__init__(self.what, self.where, self.who, self.do)
 
     def __str__(self) -> str:
         parts = [f"{self.where}: {self.what}" if self.where else self.what]
@@ -28,6 +29,13 @@ class BudwoodError(Exception):
         paragraph = " ".join(part if part.endswith((".", "?", "!", ":")) else f"{part}." for part in parts)
         lines = [paragraph, *(f"  - {problem}" for problem in self.problems)]
         return "\n".join(" ".join(line.splitlines()) for line in lines)
+
+
+def _printable(text: str) -> str:
+    """What a terminal would obey, and halves of characters that no file can hold, as escapes."""
+    return "".join(
+        sign if sign.isprintable() or sign.isspace() else sign.encode("unicode_escape").decode() for sign in text
+    )
 
 
 class ConfigError(BudwoodError):
