@@ -516,7 +516,7 @@ def test_page_for_the_local_store(output: Path) -> None:
     page = tracking.ui_command(output)
     assert page.command[:4] == (sys.executable, "-m", "mlflow", "ui")
     assert page.url.endswith(page.command[page.command.index("--port") + 1])
-    assert f"sqlite:///{output}/mlflow.db" in page.command
+    assert page.variables["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{output}/mlflow.db"
     assert (output / "artifacts").as_uri() in page.command
 
 

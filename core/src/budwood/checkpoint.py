@@ -19,12 +19,14 @@ from typing import Any
 
 from budwood import tree
 from budwood.api import CheckpointError, DiskFullError, StateTree
+from budwood.redact import holds_secret
 
 FORMAT = 1
 STATE, TENSORS, MANIFEST = "state.json", "tensors.safetensors", "manifest.json"
 
 _FOLDER = re.compile(r"step_(\d{12,})(?:\.(\d+))?")
 _UNFINISHED = ".tmp-"
+EARLIER = "Use an earlier checkpoint of the run."
 
 
 class Checkpoints:
@@ -45,6 +47,12 @@ class Checkpoints:
         :raises CheckpointError: the folder cannot be written, or ``state`` holds a value that cannot be stored.
         """
         structure, tensors = tree.encode(state)
+        if holds_secret(json.dumps(structure)):
+            raise CheckpointError(
+                "the state of the run holds the value of a secret, which no checkpoint keeps",
+                where=str(self.folder),
+                do="Have the plugin that keeps it in its state_dict read it from the environment when it is needed",
+            )
         head = {"format": FORMAT, "steps": steps, "meta": dict(meta)}
         try:
             _json(head)
@@ -93,11 +101,17 @@ class Checkpoints:
         """
         problem = _damage(path)
         if problem is not None:
-            raise CheckpointError(
-                f"the checkpoint is damaged: {problem}", where=str(path), do="Use an earlier checkpoint of the run."
-            )
-        with tree.open_tensors(path / TENSORS) as fetch:
-            state = tree.decode(json.loads((path / STATE).read_bytes()), fetch)
+            raise CheckpointError(f"the checkpoint is damaged: {problem}", where=str(path), do=EARLIER)
+        try:
+            with tree.open_tensors(path / TENSORS) as fetch:
+                state = tree.decode(json.loads((path / STATE).read_bytes()), fetch)
+            if not isinstance(state, dict):
+                raise CheckpointError(f"the state is a {type(state).__name__} instead of names with values")
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{STATE} cannot be read: {error}", where=str(path), do=EARLIER) from error
+        except CheckpointError as error:
+            error.where, error.do = error.where or str(path), error.do or EARLIER
+            raise
         return state, json.loads((path / MANIFEST).read_bytes())["meta"]
 
     def _write(self, steps: int, structure: Any, tensors: Mapping[str, Any], head: dict[str, Any]) -> Path:
@@ -190,27 +204,30 @@ def _damage(path: Path) -> str | None:
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         claimed = manifest.pop("sha256")
-        files = manifest["files"]
+        files = {name: (said["size"], said["sha256"]) for name, said in manifest["files"].items()}
+        format_, _ = manifest["format"], dict(manifest["meta"])
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return f"{MANIFEST} cannot be read"
     if claimed != _digest(manifest):
         return f"{MANIFEST} was altered"
-    if manifest["format"] != FORMAT:
-        return f"it has format {manifest['format']}, and this version of budwood reads format {FORMAT}"
-    for name, expected in files.items():
+    if format_ != FORMAT:
+        return f"it has format {format_}, and this version of budwood reads format {FORMAT}"
+    if files.keys() != {STATE, TENSORS}:
+        return f"{MANIFEST} names {', '.join(map(repr, sorted(files))) or 'no file'} instead of {STATE} and {TENSORS}"
+    for name, (expected, digest_expected) in files.items():
         try:
             size = (path / name).stat().st_size
-            if size != expected["size"]:
-                return f"{name} has {size} bytes instead of {expected['size']}"
+            if size != expected:
+                return f"{name} has {size} bytes instead of {expected}"
             with (path / name).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             return f"{name} is missing"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
-        if digest != expected["sha256"]:
+        if digest != digest_expected:
             return f"{name} was altered"
     return None
 

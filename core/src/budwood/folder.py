@@ -17,10 +17,20 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from budwood.api.errors import BudwoodError, ConfigError, DiskFullError
+from budwood.redact import scrubbed
 
 STATUS = "status.json"
 STUDY = "study.json"
 """Tells the folder of a study, whose runs lie below it, from the folder of a run."""
+ENTRIES: Mapping[str, Any] = {
+    **dict.fromkeys(("status", "name", "run_id"), str),
+    **dict.fromkeys(("steps", "env_steps", "total"), int),
+    **dict.fromkeys(("started", "ended", "cpu_seconds"), (int, float)),
+    "latest": dict,
+    "notes": list,
+    "error": (str, type(None)),
+}
+"""What the entries of a run's status are."""
 DONE = ("finished", "stopped")
 """What a run says of itself once it is not to be trained on."""
 LOCK = "lock"
@@ -65,15 +75,18 @@ class RunFolder:
         return status
 
     def write_status(self, **changes: Any) -> None:
-        write_atomically(self.folder / STATUS, json.dumps({**self._written(), **changes}, indent=1))
+        write_atomically(self.folder / STATUS, json.dumps(scrubbed({**self._written(), **changes}), indent=1))
 
     def _written(self) -> dict[str, Any]:
-        """Empty for a file that is not there, or that a power cut or a person damaged: the run itself does not need it."""
+        """Empty for a file that is not there, or that a power cut or a person damaged: the run itself does not need it.
+        An entry of another kind than :data:`ENTRIES` says is left out."""
         try:
-            status: dict[str, Any] = json.loads((self.folder / STATUS).read_text())
-        except (FileNotFoundError, ValueError):
+            status = json.loads((self.folder / STATUS).read_text())
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
-        return status
+        if not isinstance(status, dict):
+            return {}
+        return {key: value for key, value in status.items() if isinstance(value, ENTRIES.get(key, object))}
 
     def create(self, again: bool = False) -> None:
         """``again``: it may be there already."""
@@ -132,6 +145,23 @@ def write_atomically(path: Path, text: str) -> None:
         raise disk_error(error, path) from error
 
 
+def inside(folder: Path, path: Path) -> Path:
+    """``path``, absolute or relative to ``folder``, with links followed. It, and all that it leads to, lies in ``folder``.
+
+    :raises BudwoodError: it does not; sending it somewhere would give away a file that is no part of the run.
+    """
+    base = folder.resolve()
+    found = (base / path).resolve()
+    for one in (found, *(found.rglob("*") if found.is_dir() else ())):
+        if not one.resolve().is_relative_to(base):
+            raise BudwoodError(
+                f"{path} leads out of this folder, to {one.resolve()}",
+                where=str(folder),
+                do="Remove it, or copy what it leads to into the folder",
+            )
+    return found
+
+
 def disk_error(error: OSError, path: Path) -> BudwoodError:
     """An operating-system error while writing ``path``, as one clear paragraph."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -165,7 +195,7 @@ def marked(study: Path) -> dict[str, Any]:
     """What the mark of a study's folder says; empty for one that is not there or that is damaged."""
     try:
         said = json.loads((study / STUDY).read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
 
@@ -189,6 +219,12 @@ def find_run(reference: str, output: Path | None = None) -> RunFolder:
     path = Path(reference)
     if (path / STATUS).is_file():
         return RunFolder(path.resolve())
+    if path.is_file():
+        raise ConfigError(
+            f"{path} is a file, and a run is a folder",
+            do="Files of trainers (model.zip, .pt, .pkl) hold pickles, which run code when they are read: budwood reads none. "
+            "Load one that you trust in a script of your own, and graft plugins onto it with budwood.graft",
+        )
     output = output or default_output()
     runs = list_runs(output)
     if reference == "last" and runs:
@@ -222,7 +258,7 @@ def default_output(data: Mapping[str, Any] | None = None) -> Path:
 
 def _mlflow_id(run: RunFolder) -> str | None:
     try:
-        value: str | None = json.loads((run.folder / "tracking.json").read_text()).get("mlflow_run_id")
-    except FileNotFoundError:
+        said = json.loads((run.folder / "tracking.json").read_text())
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
-    return value
+    return said.get("mlflow_run_id") if isinstance(said, dict) else None

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from budwood.api.errors import BudwoodError, CheckpointError, DiskFullError
+from budwood.folder import inside
+from budwood.redact import scrubbed
 
 FILE = "events.jsonl"
 FLUSH_SECONDS = 2.0
@@ -81,7 +83,8 @@ class Journal:
 
     def artifact(self, path: Path, into: str = "") -> None:
         """A file or folder of the run that tracking keeps, under ``into`` among its artifacts."""
-        self._append("artifact", {"path": path.relative_to(self.folder).as_posix(), "into": into})
+        kept = inside(self.folder, path).relative_to(self.folder.resolve())
+        self._append("artifact", {"path": kept.as_posix(), "into": into})
 
     def status(self, status: RunStatus) -> None:
         self._append("status", {"status": status})
@@ -125,7 +128,7 @@ class Journal:
         line: dict[str, Any] = {"t": time.time_ns() // 1_000_000, "kind": kind}
         if step is not None:
             line["step"] = step
-        line["data"] = data
+        line["data"] = data if kind == "metrics" else scrubbed(data)
         self._waiting.append(json.dumps(line, separators=(",", ":")) + "\n")
         self.count += 1
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
@@ -173,12 +176,24 @@ def scan(path: Path, start: int = 0) -> Iterator[tuple[int, Event]]:
             start += len(line)
             try:
                 fields = json.loads(line)
-                event = Event(fields["t"], fields["kind"], fields["data"], fields.get("step", 0))
-            except (ValueError, KeyError, TypeError) as error:
+                event = Event(fields["t"], fields["kind"], dict(fields["data"]), fields.get("step", 0))
+                _check(event)
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise BudwoodError(
                     f"the line that ends at byte {start} is damaged", where=str(path), do="Restore the file"
                 ) from error
             yield start, event
+
+
+def _check(event: Event) -> None:
+    """:raises KeyError, TypeError: it is not one that a :class:`Journal` writes."""
+    numbers = [event.t, event.step, *([event.data["to"]] if event.kind == "rewind" else [])]
+    if event.kind == "metrics":
+        numbers += event.data.values()
+    if not all(isinstance(number, (int, float)) for number in numbers):
+        raise TypeError("a number is none")
+    if event.kind == "run" and not isinstance(event.data.get("uri"), (str, type(None))):
+        raise TypeError("an address is none")
 
 
 def read(folder: Path) -> list[Event]:

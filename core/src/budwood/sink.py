@@ -20,7 +20,9 @@ from urllib.parse import unquote, urlsplit
 
 from budwood import journal
 from budwood.api.errors import BudwoodError
+from budwood.folder import inside
 from budwood.journal import Event, Point
+from budwood.redact import without_secrets
 from budwood.tracking import LOCK, State, exclusive, full_address
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ class Sink:
         self.known = 0
         for offset, event in journal.scan(self.path):
             if event.kind == "run":
-                uri, self.known = event.data["uri"], offset
+                uri, self.known = event.data.get("uri"), offset
         if uri is None:
             raise BudwoodError("the run is not tracked", where=str(folder))
         if uri != self.state.uri:
@@ -153,11 +155,13 @@ class Sink:
                     yield key, value, event.t, event.step
 
     def _artifact(self, store: Store, run_id: str, event: Event) -> None:
-        path = self.folder / event.data["path"]
+        try:
+            path = inside(self.folder, Path(event.data["path"]))
+        except BudwoodError as error:
+            return _say(f"not kept as an artifact: {error}")
         if path.exists():
-            store.artifact(run_id, path, event.data["into"])
-        else:
-            _say(f"{event.data['path']} is gone and could not be kept as an artifact")
+            return store.artifact(run_id, path, event.data["into"])
+        return _say(f"{event.data['path']} is gone and could not be kept as an artifact")
 
     def _failed(self, error: Exception) -> None:
         reason = self._without_secrets(" ".join(str(error).split()) or type(error).__name__)[:500]
@@ -166,8 +170,9 @@ class Sink:
         self._keep(phase="unreachable", error=reason)
 
     def _without_secrets(self, text: str) -> str:
-        password = urlsplit(self.address).password
-        return text.replace(password, "***") if password else text
+        parts = urlsplit(self.address)
+        given = parts.password or parts.username  # a token may stand alone before the @
+        return without_secrets(text.replace(given, "***") if given else text)
 
     def _keep(self, **changes: object) -> None:
         state = replace(self.state, **changes)  # type: ignore[arg-type]

@@ -56,10 +56,14 @@ class State:
 
     @classmethod
     def load(cls, folder: Path) -> State:
+        """Damaged, it counts as not there: what is said to MLflow twice is there once."""
         try:
-            return cls(**json.loads((folder / STATE).read_text()))
-        except FileNotFoundError:
+            state = cls(**json.loads((folder / STATE).read_text()))
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
             return cls()
+        return (
+            state if isinstance(state.position, int) and state.position >= 0 and isinstance(state.sent, int) else cls()
+        )
 
     def save(self, folder: Path) -> None:
         beside = folder / f".{STATE}"
@@ -230,9 +234,10 @@ def ui_command(output: Path, configured: str | None = None) -> Page:
     database = sqlite_path(address)
     artifacts = (database.parent if database else output.resolve()) / "artifacts"
     command = (sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
-    store = ("--backend-store-uri", address, "--artifacts-destination", artifacts.as_uri())
+    store = {"MLFLOW_BACKEND_STORE_URI": address}  # with its password, which a command line would show to everybody
     lighter = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return Page(f"http://127.0.0.1:{port}", (*command, *store), lighter)
+    kept = ("--artifacts-destination", artifacts.as_uri())
+    return Page(f"http://127.0.0.1:{port}", (*command, *kept), {**store, **lighter})
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -246,11 +251,12 @@ def absolute(uri: str) -> str:
 
 
 def without_password(uri: str) -> str:
+    """``user:***@host``, or ``***@host`` where a token stands alone."""
     parts = urlsplit(uri)
-    if not parts.password:
+    user, _, host = parts.netloc.rpartition("@")
+    if not user:
         return uri
-    user, host = parts.username or "", parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}" if ":" in user else f"***@{host}"))
 
 
 def full_address(uri: str) -> str:
@@ -335,4 +341,4 @@ def _status(folder: Path, uri: str | None) -> Status:
 def _journaled_uri(folder: Path) -> str | None:
     events = (event for _, event in journal_file.scan(folder / journal_file.FILE) if event.kind == "run")
     last = deque(events, maxlen=1)
-    return last[0].data["uri"] if last else None
+    return last[0].data.get("uri") if last else None
