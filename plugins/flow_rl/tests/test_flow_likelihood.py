@@ -356,6 +356,18 @@ def test_observations_of_one_minibatch_may_be_a_mapping_or_know_how_to_repeat_th
         assert rollout(field, kernel, observation).x.shape == chain.x.shape
 
 
+@pytest.mark.parametrize("name", ["noise", "hybrid"])
+def test_a_rollout_makes_its_grid_once_and_no_entropy(name, monkeypatch):
+    torch.manual_seed(0)
+    field = fields("rectified")
+    kernel, made = kernels(field, 4)[name], []
+    grid = Kernel.grid
+    monkeypatch.setattr(Kernel, "grid", lambda self, k, dtype: made.append(k.shape) or grid(self, k, dtype))
+    monkeypatch.setattr("budwood_flow_rl.chains.entropy", lambda *_: pytest.fail("nobody reads it there"))
+    rollout(field, kernel, torch.randn(3, OBS))
+    assert made == [(4, 3)]
+
+
 def test_half_precision_weights_leave_log_probabilities_in_float32():
     torch.manual_seed(11)
     field, o = fields("rectified").bfloat16(), torch.randn(8, OBS)

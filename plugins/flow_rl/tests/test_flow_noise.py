@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Normal
 
 from budwood.api import BindingError, ConfigError, ContributionError
-from budwood_flow_rl.chains import flatten, gaussian, log_prob, normal, rollout, unflatten
+from budwood_flow_rl.chains import entropy, flatten, log_density, log_prob, normal, rollout, unflatten
 from budwood_flow_rl.families import RectifiedFlow
 from budwood_flow_rl.kernels import FlowSDE, NoisyEuler
 from budwood_flow_rl.noise import SCHEDULES, NoiseNet
@@ -98,21 +98,21 @@ def test_truncated_noise_has_the_density_and_entropy_that_are_reported(cut):
     assert z.abs().max() <= cut
     assert (z.abs() > 0.999 * cut).double().mean() < 2e-3, "cut off, not clamped: no heap at the edge"
     std = torch.tensor(0.3, dtype=torch.float64)
-    density, entropy = gaussian(0.3 * z, torch.zeros_like(z), std, truncate=cut)
+    density, expected = log_density(0.3 * z, torch.zeros_like(z), std, cut), entropy(std, cut).item()
     grid = torch.linspace(-cut, cut, 20_001, dtype=torch.float64) * 0.3
-    on_grid, _ = gaussian(grid, torch.zeros_like(grid), std, truncate=cut)
+    on_grid = log_density(grid, torch.zeros_like(grid), std, cut)
     assert torch.trapezoid(on_grid.exp(), grid).item() == pytest.approx(1, abs=1e-6)
-    assert torch.trapezoid(-on_grid.exp() * on_grid, grid).item() == pytest.approx(entropy.item(), abs=1e-6)
-    assert -density.mean().item() == pytest.approx(entropy.item(), abs=4 * density.std().item() / 632)
+    assert torch.trapezoid(-on_grid.exp() * on_grid, grid).item() == pytest.approx(expected, abs=1e-6)
+    assert -density.mean().item() == pytest.approx(expected, abs=4 * density.std().item() / 632)
 
 
 def test_three_sigmas_move_the_log_density_by_a_constant():
     x = torch.linspace(-0.5, 0.5, 11, dtype=torch.float64)
     mean, std = torch.zeros_like(x), torch.full_like(x, 0.2)
-    whole, entropy = gaussian(x, mean, std)
+    whole = log_density(x, mean, std)
     assert torch.allclose(whole, Normal(mean, std).log_prob(x), rtol=0, atol=1e-12)
-    assert torch.allclose(entropy, Normal(mean, std).entropy(), rtol=0, atol=1e-12)
-    cut, _ = gaussian(x, mean, std, truncate=3.0)
+    assert torch.allclose(entropy(std), Normal(mean, std).entropy(), rtol=0, atol=1e-12)
+    cut = log_density(x, mean, std, truncate=3.0)
     assert (cut - whole).tolist() == pytest.approx([-math.log(0.9973)] * 11, abs=1e-4)
 
 

@@ -23,21 +23,28 @@ LOG_2PI = math.log(2 * math.pi)
 
 @dataclass(frozen=True)
 class ChainLogProb:
-    """``steps`` (B, S, H, D) log-densities of the scored steps, ``start`` (B, H, D) of x_0 ~ N(0, I), ``entropy`` (B, H, D) of
-    all, and the steps' ``std`` (B, S, H, D).
+    """``steps`` (B, S, H, D) log-densities of the scored steps, ``start`` (B, H, D) of x_0 ~ N(0, I), and the steps' ``std``
+    (B, S, H, D), under ``kernel``.
 
     A full chain has S stochastic steps; a hybrid one the drawn step alone, and ``start`` 0. An element without noise counts 0.
     """
 
     steps: Tensor
     start: Tensor
-    entropy: Tensor
     std: Tensor
+    kernel: Kernel
 
     @property
     def elements(self) -> Tensor:
         """(B, H, D) log-density of each element's whole chain."""
         return self.steps.sum(1) + self.start
+
+    @property
+    def entropy(self) -> Tensor:
+        """(B, H, D) of each element's whole chain; computed when asked for, which a rollout never does."""
+        of_steps = entropy(self.std[..., : self.kernel.noisy_dims], self.kernel.truncate).sum(1)
+        padded = functional.pad(of_steps, (0, self.std.shape[-1] - of_steps.shape[-1]))
+        return padded if self.kernel.hybrid else padded + (1 + LOG_2PI) / 2
 
 
 @dataclass(frozen=True)
@@ -86,11 +93,12 @@ def rollout(
     steps = torch.arange(kernel.steps, device=device)[:, None].expand(-1, rows)
     here = steps.unbind() if drawn is None else (steps == drawn).unbind()
     with torch.inference_mode() if getattr(field, "stateless", False) else torch.no_grad():
-        for step, k in enumerate(steps.unbind()):
+        grid = zip(*(each.unbind() for each in kernel.grid(steps, x.dtype)), strict=True)
+        for step, (k, at) in enumerate(zip(steps.unbind(), grid, strict=True)):
             noisy: Tensor | bool = step < len(noise)
             if noisy and drawn is not None:
                 noisy = here[step]
-            mean, std, _ = kernel.step_dist(field, x, k, o, noisy)
+            mean, std, _ = kernel.step_dist(field, x, k, o, noisy, at)
             x = mean
             if std is not None:
                 x = torch.addcmul(mean, std, noise[step])
@@ -105,7 +113,8 @@ def rollout(
         return Chain(whole, drawn)
     if drawn is None:
         after = whole[:, 1 : len(noise) + 1]
-        return Chain(whole, None, _scored(kernel, after, torch.stack(means, 1), torch.stack(stds, 1), whole[:, 0]))
+        mean, std = torch.stack(means, 1), torch.stack(stds, 1)
+        return Chain(whole, None, _scored(kernel, after, mean, std, whole[:, 0]))
     at = torch.arange(rows, device=device), drawn
     after, mean, std = (each[at].unsqueeze(1) for each in (whole[:, 1:], torch.stack(means, 1), torch.stack(stds, 1)))
     return Chain(whole, drawn, _scored(kernel, after, mean, std))
@@ -132,27 +141,28 @@ def _scored(kernel: Kernel, after: Tensor, mean: Tensor, std: Tensor, x0: Tensor
     """Of ``after`` (B, S, H, D), where S Gaussian steps led; ``x0`` (B, H, D) adds that it is from N(0, I)."""
     after, real = precise(after), kernel.noisy_dims
     if real is None:
-        steps, entropy = gaussian(after, mean, std, kernel.truncate)
+        steps = log_density(after, mean, std, kernel.truncate)
     else:
-        steps, entropy = gaussian(after[..., :real], mean[..., :real], std[..., :real], kernel.truncate)
-        padding = (0, after.shape[-1] - real)
-        steps, entropy = functional.pad(steps, padding), functional.pad(entropy, padding)
-    entropy = entropy.sum(1)
-    if x0 is None:
-        return ChainLogProb(steps, torch.zeros_like(entropy), entropy, std)
-    start = (precise(x0) ** 2 + LOG_2PI) / -2
-    return ChainLogProb(steps, start, entropy + (1 + LOG_2PI) / 2, std)
+        steps = log_density(after[..., :real], mean[..., :real], std[..., :real], kernel.truncate)
+        steps = functional.pad(steps, (0, after.shape[-1] - real))
+    start = torch.zeros_like(steps[:, 0]) if x0 is None else (precise(x0) ** 2 + LOG_2PI) / -2
+    return ChainLogProb(steps, start, std, kernel)
 
 
-def gaussian(x: Tensor, mean: Tensor, std: Tensor, truncate: float | None = None) -> tuple[Tensor, Tensor]:
-    """Log-density and entropy per element of N(mean, std^2), cut off at ``truncate`` standard deviations."""
-    mass, edge = 1.0, 0.0
-    if truncate is not None:
-        mass = math.erf(truncate / math.sqrt(2))
-        edge = truncate * math.exp(-(truncate**2) / 2) / math.sqrt(2 * math.pi) / mass
-    z, log_std = (x - mean) / std, std.log()
-    density = -(torch.addcmul(log_std, z, z, value=0.5) + (LOG_2PI / 2 + math.log(mass)))
-    return density, log_std + ((1 + LOG_2PI) / 2 + math.log(mass) - edge)
+def log_density(x: Tensor, mean: Tensor, std: Tensor, truncate: float | None = None) -> Tensor:
+    """Per element of N(mean, std^2), cut off at ``truncate`` standard deviations."""
+    z = (x - mean) / std
+    mass = 1.0 if truncate is None else math.erf(truncate / math.sqrt(2))
+    return -(torch.addcmul(std.log(), z, z, value=0.5) + (LOG_2PI / 2 + math.log(mass)))
+
+
+def entropy(std: Tensor, truncate: float | None = None) -> Tensor:
+    """Per element of N(mean, std^2), cut off at ``truncate`` standard deviations."""
+    if truncate is None:
+        return std.log() + (1 + LOG_2PI) / 2
+    mass = math.erf(truncate / math.sqrt(2))
+    edge = truncate * math.exp(-(truncate**2) / 2) / math.sqrt(2 * math.pi) / mass
+    return std.log() + ((1 + LOG_2PI) / 2 + math.log(mass) - edge)
 
 
 def normal(

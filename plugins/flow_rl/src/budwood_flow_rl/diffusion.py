@@ -16,7 +16,7 @@ from torch.nn import functional
 from budwood.api import ConfigError
 from budwood_flow_rl.chains import rollout
 from budwood_flow_rl.fields import Activation, FlowField, MLPField, precise
-from budwood_flow_rl.kernels import Kernel
+from budwood_flow_rl.kernels import Grid, Kernel
 
 OFFSET, LARGEST = 0.008, 0.999
 
@@ -82,7 +82,7 @@ class DDPM(Kernel):
         self.register_buffer("signal", cosine_signal(steps), persistent=False)
 
     def step_dist(
-        self, field: FlowField, x: Tensor, k: Tensor, o: Any, noisy: Tensor | bool = True
+        self, field: FlowField, x: Tensor, k: Tensor, o: Any, noisy: Tensor | bool = True, at: Grid | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         if getattr(field, "steps", None) != self.steps:
             raise ConfigError(
@@ -91,7 +91,7 @@ class DDPM(Kernel):
                 do="Use the kernel of flows for a flow, and give steps as the policy has them",
             )
         x = precise(x)
-        e, feat = field.velocity(x, k.to(x.dtype) / self.steps, o)
+        e, feat = field.velocity(x, (at or self.grid(k, x.dtype))[0], o)
         now, below = self.levels(self.steps - 1 - k, x.dtype)
         action = ((x - (1 - now).sqrt() * precise(e)) / now.sqrt()).clamp(-1, 1)
         if noisy is False:

@@ -24,6 +24,9 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+PRECISE = (torch.float32, torch.float64)
+
+
 class FlowField(Protocol):
     """A ``torch.nn.Module`` that gives velocities of (B, H, D) chunks."""
 
@@ -73,7 +76,7 @@ def repeated(o: Any, times: int) -> Any:
 
 def precise(x: Tensor) -> Tensor:
     """float32 at least: z-scores grow as 1/sigma, and half precision would move a chain's log-probability by order 1."""
-    return x if x.dtype == torch.float64 else x.float()
+    return x if x.dtype in PRECISE else x.float()
 
 
 class Projection(nn.Linear):

@@ -15,6 +15,8 @@ from budwood.api import ConfigError
 from budwood_flow_rl.fields import FlowField, precise
 from budwood_flow_rl.noise import NoiseNet
 
+Grid = tuple[Tensor, Tensor]
+
 
 class Kernel(nn.Module):
     """Steps x_k -> x_{k+1}. The first ``noisy_steps`` of the K are stochastic; a ``hybrid`` kernel draws one of them a row.
@@ -45,17 +47,23 @@ class Kernel(nn.Module):
         self.steps, self.noisy_steps, self.noisy_dims = steps, noisy_steps, noisy_dims
         self.truncate, self.clip_mean, self.clamp_last = truncate, clip_mean, clamp_last
 
+    def grid(self, k: Tensor, dtype: torch.dtype) -> Grid:
+        """-> s = k/K and the step's size d, each shaped as ``k``."""
+        s = k.to(dtype) / self.steps
+        return s, torch.full_like(s, 1 / self.steps)
+
     def step_dist(
-        self, field: FlowField, x: Tensor, k: Tensor, o: Any, noisy: Tensor | bool = True
+        self, field: FlowField, x: Tensor, k: Tensor, o: Any, noisy: Tensor | bool = True, at: Grid | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """-> mean (B, H, D), std (B, H, D) or None of a deterministic step, and the field's ``feat``.
 
         ``x`` (B, H, D) at steps ``k`` (B,) long, which may differ between rows. Rows where ``noisy`` (B,) is False take the
-        Euler step of the ODE, with std 0; ``noisy=False`` does so for all and evaluates no noise.
+        Euler step of the ODE, with std 0; ``noisy=False`` does so for all and evaluates no noise. ``at`` is :meth:`grid` of
+        ``k``, for who has it.
         """
         x = precise(x)
-        s = k.to(x.dtype) / self.steps
-        v, feat = field.velocity(x, s, o, torch.full_like(s, 1 / self.steps))
+        s, d = at or self.grid(k, x.dtype)
+        v, feat = field.velocity(x, s, o, d)
         v = precise(v)
         if noisy is False:
             return self.euler(x, v), None, feat
