@@ -205,6 +205,8 @@ def test_log_probability_survives_saving_bit_for_bit(family, name):
     again = FAMILIES[family](**field.arguments())
     again.load_state_dict(load(save(field.state_dict())))
     kernel_again = kernels(again, 4)[name]
+    if name == "noise":
+        kernel_again.noise.set_range(0.07, 0.19)
     kernel_again.load_state_dict(load(save(kernel.state_dict())) if kernel.state_dict() else {})
     assert torch.equal(joint(log_prob(again, kernel_again, chain, o)), joint(log_prob(field, kernel, chain, o)))
 

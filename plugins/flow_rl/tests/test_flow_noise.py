@@ -42,12 +42,19 @@ def test_sigma_stays_within_its_range_and_begins_at_the_geometric_mean(field):
     assert net(feat)[0, 0, 0].item() == pytest.approx(math.exp(log_variance / 2), rel=1e-6)
 
 
-def test_the_range_is_saved_with_the_network_and_trained_by_nothing(field):
-    net, other = noise(field), noise(field)
-    net.set_range(0.03, 0.3)
-    other.load_state_dict(net.state_dict())
-    assert torch.equal(other.middle, net.middle)
-    assert "middle" not in dict(net.named_parameters())
+def test_the_range_is_neither_trained_nor_saved_and_one_in_an_older_checkpoint_is_passed_over(field):
+    kernel, other = NoisyEuler(4, noise(field)), NoisyEuler(4, noise(field))
+    kernel.noise.set_range(0.03, 0.3)
+    other.noise.set_range(0.05, 0.2)
+    saved, now = kernel.state_dict(), other.noise.middle.clone()
+    assert not [name for name in saved if "layers" not in name]
+    assert "middle" not in dict(kernel.noise.named_parameters())
+    other.load_state_dict(saved)
+    other.load_state_dict({**saved, "noise.middle": torch.zeros(()), "noise.reach": torch.zeros(())})
+    assert torch.equal(other.noise.middle, now), "a policy that is reset to a saved one keeps the range of now"
+    assert torch.equal(other.noise.layers[0].weight, kernel.noise.layers[0].weight)
+    with pytest.raises(RuntimeError, match=r"noise\.width"):
+        other.load_state_dict({**saved, "noise.width": torch.zeros(())})
 
 
 def test_noise_of_tokens_and_noise_that_does_not_read_the_time(field):

@@ -441,14 +441,17 @@ def test_reward_rises_with_the_plugins_loss_and_stays_without_a_learning_rate(na
 
 
 @every(("smolvla",))
-def test_a_policy_made_anew_in_the_middle_of_a_run_has_the_noise_of_then(native):
+def test_a_policy_made_anew_or_reset_to_init_from_in_the_middle_of_a_run_has_the_noise_of_then(native):
     native.config.n_action_steps = EXECUTED
     section = {"kernel": {"name": "noisy_euler", "sigma": [0.1, 0.2]}, "noise_schedule": "const_schedule_itr"}
     learning = FlowVLALearning(FlowVLAFactory(FlowVLAConfig.model_validate(section)))
-    trained = learning.factory.wrap(native).kernel.noise
+    policy = learning.factory.wrap(native)
+    trained, first = policy.kernel.noise, copy.deepcopy(policy.state_dict())
     began = trained.middle.clone()
     control = SimpleNamespace(log=lambda metrics: None, steps=3, total_steps=6)
     learning.on_update_end(control)
     anew = learning.factory.wrap(copy.deepcopy(native)).kernel.noise
     assert not torch.equal(trained.middle, began)
+    assert torch.equal(anew.middle, trained.middle)
+    policy.load_state_dict(first)  # as LeRobot's loop resets a policy that began from another run's
     assert torch.equal(anew.middle, trained.middle)

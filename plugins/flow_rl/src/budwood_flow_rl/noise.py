@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from budwood.api import ConfigError
 from budwood_flow_rl.fields import Projection, precise
 
+RANGE = ("middle", "reach")
+
 
 class NoiseNet(nn.Module):
     """``feat`` -> standard deviations sigma (B, H, D) strictly between smin and smax, per element, step and state.
 
     ``feat`` (B, F) gives H D outputs; with ``per_token`` it is (B, H, W) and every token gives its own D. The first ``skip``
-    entries of ``feat`` are not read: with a field's ``time_dim``, noise is the same at every step. The range is a buffer,
-    not a parameter, and is changed between iterations only: a change in between would change old log-probabilities.
-    Keep smin at 0.02 or more.
+    entries of ``feat`` are not read: with a field's ``time_dim``, noise is the same at every step. The range belongs to the
+    schedule of a run: it is no parameter, is not saved, and is changed between iterations only, since a change in between
+    would change old log-probabilities. Keep smin at 0.02 or more.
     """
 
     middle: Tensor
@@ -38,8 +40,9 @@ class NoiseNet(nn.Module):
     ) -> None:
         super().__init__()
         self.horizon, self.action_dim, self.per_token, self.skip = horizon, action_dim, per_token, skip
-        self.register_buffer("middle", torch.zeros(()))
-        self.register_buffer("reach", torch.zeros(()))
+        for name in RANGE:
+            self.register_buffer(name, torch.zeros(()), persistent=False)
+        self.register_load_state_dict_pre_hook(_without_range)
         self.set_range(smin, smax)
         widths = [feat_dim - skip, *hidden]
         layers: list[nn.Module] = []
@@ -62,6 +65,12 @@ class NoiseNet(nn.Module):
         # log sigma^2 = lmin + (lmax - lmin)(tanh u + 1)/2 with lmin = 2 log smin and lmax = 2 log smax
         sigma = torch.exp(torch.addcmul(precise(self.middle), precise(self.reach), torch.tanh(u)))
         return sigma if self.per_token else sigma.reshape(-1, self.horizon, self.action_dim)
+
+
+def _without_range(_module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Checkpoints of earlier versions hold a range."""
+    for name in RANGE:
+        state.pop(prefix + name, None)
 
 
 def learn(_progress: float, smin: float, smax: float) -> tuple[float, float]:
