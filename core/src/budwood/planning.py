@@ -28,6 +28,10 @@ class Plan:
     def bindings(self) -> list[compose.Binding]:
         return compose.bindings(self.contributions, self.capabilities)
 
+    def preflight(self) -> None:
+        """:raises BudwoodError: a plugin knows that the run would stop, though its configuration is sound."""
+        self.activation.collect("preflight", run=PerPlugin(self.run_for))
+
     def build_trainer(self) -> Trainer:
         adapter = self.activation.adapter
         assert adapter is not None

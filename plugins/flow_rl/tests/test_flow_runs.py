@@ -17,14 +17,17 @@ pytest.importorskip("budwood_sb3")
 
 from budwood import resume, run
 from budwood.api import BindingError, BudwoodError, CheckpointError, ConfigError
+from budwood.cli import main
+from budwood.planning import explain
 from budwood.testing import check_plugin
 from budwood_flow_rl import point, recording
 from budwood_flow_rl.callback import FlowCallback
 from budwood_flow_rl.config import FlowConfig
 from budwood_flow_rl.families import RectifiedFlow
 from budwood_flow_rl.noise import const_schedule_itr
+from budwood_flow_rl.normalisation import MinMax, Normalisation
 from budwood_flow_rl.report import sections
-from budwood_flow_rl.saved import load_flow, save_flow
+from budwood_flow_rl.saved import Meta, load_flow, save_flow
 from budwood_flow_rl.start import FlowStart
 
 torch.set_num_threads(1)
@@ -199,20 +202,51 @@ def refused(kind, made, *parts):
     assert len(text.splitlines()) == 1 or raised.value.problems
 
 
-def test_flows_that_do_not_fit_are_refused_before_anything_is_trained(flow, tmp_path):
+def test_flows_that_do_not_fit_are_refused_before_anything_is_trained_and_by_explain(flow, tmp_path):
     def changed(section=None, **env):
         made = config(flow, tmp_path / "none", total=512, every=None, **(section or {}))
         made["env"] |= env
         return made
 
-    refused(
-        CheckpointError, changed({"chunk": {"horizon": 8}}), "plugins.flow_rl.init", "horizon is 4 there and 8 here"
-    )
-    refused(CheckpointError, changed(id="Pendulum-v1"), "env_id is budwood_flow_rl.point:TwoModes there")
-    refused(ConfigError, changed({"chunk": {"execute": 5}}), "5 actions cannot be executed of the 4")
-    refused(ConfigError, changed(normalize={"obs": True}), "env.normalize.obs", "scaled already")
-    refused(CheckpointError, changed({"init": str(tmp_path / "nowhere")}), "nowhere", "budwood flow-rl pretrain")
+    def anywhere(name, **other):
+        """The same flow, which says of no environment that it is its own, with some of it changed."""
+        saved = load_flow(flow)
+        field, scale = saved.field, saved.normalisation
+        if other:
+            field = RectifiedFlow(**field.arguments() | other)
+            sizes = (field.obs_dim, field.action_dim)
+            scale = Normalisation(*(MinMax(-np.ones(size), np.ones(size)) for size in sizes))
+        save_flow(tmp_path / name, field, scale, Meta(saved.meta.chunk))
+        return {"init": str(tmp_path / name)}
+
+    for kind, made, *parts in [
+        (CheckpointError, changed({"chunk": {"horizon": 8}}), "plugins.flow_rl.init", "horizon is 4 there and 8 here"),
+        (CheckpointError, changed(id="Pendulum-v1"), "env_id is budwood_flow_rl.point:TwoModes there"),
+        (ConfigError, changed({"chunk": {"execute": 5}}), "5 actions cannot be executed of the 4"),
+        (ConfigError, changed(normalize={"obs": True}), "env.normalize.obs", "scaled already"),
+        (CheckpointError, changed({"init": str(tmp_path / "nowhere")}), "nowhere", "budwood flow-rl pretrain"),
+        (CheckpointError, changed(anywhere("d", action_dim=3)), "action_dim is 3 there and 2 here"),
+        (CheckpointError, changed(anywhere("o", obs_dim=5)), "obs_dim is 5 there and 3 here"),
+    ]:
+        refused(kind, made, *parts)
+        with pytest.raises(kind) as raised:
+            explain(made).preflight()
+        assert "Asked for by budwood-flow-rl" in str(raised.value)
+        assert all(part in str(raised.value) for part in parts), str(raised.value)
     assert not list((tmp_path / "none").glob("*/status.json")), "nothing was begun"
+    explain(changed(anywhere("same"))).preflight()
+
+
+def test_explain_shows_the_plan_and_then_what_would_stop_the_run(flow, tmp_path, capsys):
+    made = tmp_path / "made.yaml"
+    made.write_text(yaml.safe_dump(config(flow, tmp_path)))
+    assert main(["explain", str(made)]) == 0
+    assert "bindings to PPO" in capsys.readouterr().out
+    assert main(["explain", str(made), "plugins.flow_rl.init=nowhere"]) != 0
+    said = capsys.readouterr()
+    assert "bindings to PPO" in said.out
+    assert said.err.startswith("error: nowhere: the saved flow cannot be used")
+    assert said.err.count("\n") == 1, "one paragraph"
 
 
 def test_a_flow_that_was_trained_in_noise_time_is_refused_before_anything_is_trained(flow, tmp_path):

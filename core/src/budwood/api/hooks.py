@@ -31,7 +31,7 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 BUILD = ("build_trainer", "build_env", "build_dataset", "build_model", "build_policy")
 COLLECT = (
     "config_model", "reward_terms", "completion_rewards", "loss_terms", "evaluators", "callbacks", "report_sections",
-    "components",
+    "components", "preflight",
 )  # fmt: skip
 CLAIM = ("reward_combination", "objective", "advantage", "completion_advantage", "rollout", "decoder")
 ADAPTER = ("capabilities", "build_graft")
@@ -107,6 +107,12 @@ class Hooks:
     def components(self, run: Run, kind: str) -> Mapping[str, Any]:
         """collect. Named objects for an extension point that a plugin or an adapter opens, e.g. ``reward_shaping.terms``.
         A plugin whose objects are the same in every run leaves ``run`` out of its arguments."""
+
+    @hookspec
+    def preflight(self, run: Run) -> None:
+        """collect. Gives nothing, and raises a ``BudwoodError`` if the run would stop at something that can be told without
+        training, such as a file that is missing or does not fit. Asked by ``budwood explain`` only: a run meets it by
+        itself."""
 
     # ---- claim --------------------------------------------------------------------------------------------------
     @hookspec

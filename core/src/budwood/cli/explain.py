@@ -18,8 +18,8 @@ from budwood.cli.output import say, table, title
 def explain(config: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     """The resolved configuration of a run, and which contribution of which plugin binds to which seam, in order.
 
-    Nothing is trained and no environment is built. Seams have grades: A documented by the trainer, B semi-public,
-    C private and watched by a test.
+    Nothing is trained. What plugins know to stop the run, such as a folder that is missing, is said at the end, and the
+    command fails. Seams have grades: A documented by the trainer, B semi-public, C private and watched by a test.
 
     \b
       budwood explain hopper.yaml seed=3
@@ -54,6 +54,7 @@ def explain(config: str, overrides: tuple[str, ...]) -> dict[str, Any]:
         )
     else:
         say("none: this is the bare trainer")
+    plan.preflight()
     return {"config": data, "trainer": plan.capabilities.trainer, "bindings": rows}
 
 

@@ -61,6 +61,10 @@ class FlowRL:
     def build_policy(self, run: Run) -> PolicyFactory:
         return self._started(run)
 
+    @hookimpl
+    def preflight(self, run: Run) -> None:
+        self._started(run).check((run.config.get("env") or {}).get("args") or {})
+
     @hookimpl(wrapper=True)
     def build_trainer(self, run: Run, contributions: Contributions) -> Generator[None, Trainer, Trainer]:
         trainer = yield

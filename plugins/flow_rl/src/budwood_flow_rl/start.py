@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from budwood.api import Array, BudwoodError, CheckpointError, ConfigError, Run
+from budwood_flow_rl import environments
 from budwood_flow_rl.chunks import ChainActions, ChainShape
 from budwood_flow_rl.config import DDPMConfig, FlowConfig, FlowCPSConfig, FlowSDEConfig
 from budwood_flow_rl.convention import check_convention
@@ -44,7 +45,7 @@ def ours() -> Iterator[None]:
 @dataclass
 class FlowStart:
     """A :data:`budwood.api.PolicyFactory` that knows its run. The saved flow is read when the first part of it is needed,
-    so that a configuration can be explained on a machine that lacks the folder; once read it travels along when pickled."""
+    so that a configuration can be resolved on a machine that lacks the folder; once read it travels along when pickled."""
 
     config: FlowConfig
     env_id: str | None
@@ -125,6 +126,19 @@ class FlowStart:
             return None
         actions = self.saved.normalisation.actions
         return actions.centre.numpy(), actions.radius.numpy()
+
+    def check(self, env_args: Mapping[str, Any]) -> None:
+        """What a run would stop at, found without one: the saved flow is read, and one environment is made and closed.
+
+        :raises BudwoodError: the flow cannot be used, or its family, H, C, D or observations do not fit.
+        """
+        _ = self.shape
+        if self.env_id is None:
+            return
+        env = self.wrap_env(environments.factory(self.env_id, env_args)())
+        if self.saved is not None:
+            self.saved.require(INIT, obs_dim=env.observation_space.shape[0])
+        env.close()
 
     @ours()
     def wrap_env(self, env: Any) -> ChainActions:
