@@ -228,3 +228,14 @@ def test_a_sparkline_spans_its_box() -> None:
     assert re.findall(r'points="([^"]+)"', svg) == ["1.0,18.0 50.0,2.0 99.0,10.0"]
     assert sparkline(np.array([1.0])) == ""
     assert sparkline(np.full(4, np.inf)) == ""
+
+
+def test_the_learning_curve_says_what_a_step_is(tmp_path: Path) -> None:
+    for name in "01":
+        (tmp_path / name).mkdir()
+    plain, decisions = (
+        written(tmp_path / str(i), **given).read_text() for i, given in enumerate(({}, {"unit": "decisions"}))
+    )
+    assert ">environment steps<" in plain
+    assert ">decisions<" in decisions
+    assert ">environment steps<" not in decisions

@@ -623,3 +623,43 @@ def test_a_spent_budget_is_spent_after_a_resume_too_until_it_is_raised() -> None
     raised, _ = session(Counter(), rhythm=Rhythm(budget=50), restored=killed_before_it_ended)
     assert raised.start()
     assert raised.next_boundary == 50
+
+
+# ---- a trainer whose step is a decision --------------------------------------------------------------------------------
+
+
+class Decider(Counter):
+    """Every decision takes three environment steps; the count begins anew with every process, as environments may."""
+
+    unit = "decisions"
+
+    def __init__(self, total_steps: int = 100, steps: int = 0) -> None:
+        super().__init__(total_steps)
+        self.steps = self.began = steps
+
+    def env_steps(self) -> int | None:
+        return 3 * (self.steps - self.began)
+
+
+def test_environment_steps_are_the_trainers_own_count_where_it_has_one() -> None:
+    saves: list[StateTree] = []
+    trainer = Decider(40)
+    made, memory = session(trainer, rhythm=Rhythm(20, 2, checkpoint_every=20), saves=saves)
+    trainer.fit(made)  # type: ignore[arg-type]
+    assert (made.steps, made.env_steps) == (40, 3 * 40 + 2 * 2 * 5)
+    assert [data["eval/env_steps"] for _, data in memory.records] == [3 * 20 + 10, 3 * 40 + 20]
+    again = Decider(40, steps=20)
+    resumed, _ = session(again, rhythm=Rhythm(20, 2), restored=saves[0])
+    again.fit(resumed)  # type: ignore[arg-type]
+    assert resumed.env_steps == made.env_steps
+    del saves[0]["env_steps"]
+    older, _ = session(Decider(40, steps=20), restored=saves[0])
+    older.start()
+    assert older.env_steps == 20 + 10, "checkpoints of earlier versions counted steps"
+
+
+def test_a_budget_counts_environment_steps_and_is_looked_at_whenever_it_can_be() -> None:
+    trainer = Decider(100)
+    made, _ = session(trainer, rhythm=Rhythm(budget=80))
+    trainer.fit(made)  # type: ignore[arg-type]
+    assert (made.steps, made.env_steps, made.spent) == (30, 90, True)

@@ -52,9 +52,13 @@ class Charts:
         self._count = 0
 
     def learning_curve(
-        self, training: tuple[Sequence[int], Sequence[float]] | None, evaluations: Sequence[tuple[int, Array]]
+        self,
+        training: tuple[Sequence[int], Sequence[float]] | None,
+        evaluations: Sequence[tuple[int, Array]],
+        unit: str,
     ) -> str:
-        """``training`` (steps, returns); ``evaluations`` (step, (E,) returns): mean and mean +- 1.96 standard errors."""
+        """``unit``: what steps are. ``training`` (steps, returns); ``evaluations`` (step, (E,) returns): mean and mean +-
+        1.96 standard errors."""
 
         def draw(axes: Axes) -> None:
             if training is not None:
@@ -72,7 +76,7 @@ class Charts:
                     steps, means - 1.96 * errors, means + 1.96 * errors, color=SERIES[0], alpha=0.18, lw=0
                 )
                 axes.plot(steps, means, color=SERIES[0], label="evaluation", marker="o", markersize=3.5)
-            axes.set(xlabel="environment steps", ylabel="return")
+            axes.set(xlabel=unit, ylabel="return")
             count_in_thousands(axes)
 
         return self.place(document(draw, (8.6, 3.4)))

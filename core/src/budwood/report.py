@@ -38,18 +38,19 @@ def write(
     timing: Mapping[str, float],
     bindings: Sequence[Binding],
     notes: Sequence[str] = (),
+    unit: str = "environment steps",
 ) -> Path:
     """Write the page into ``folder`` and return its path.
 
     ``config`` without secrets; ``evaluations`` (training steps, evaluation) in order; ``timing`` seconds by activity, with
-    ``total`` for all of it; ``notes`` what plugins say of the run, a sentence each.
+    ``total`` for all of it; ``notes`` what plugins say of the run, a sentence each; ``unit`` what a step of training is.
     """
     charts = Charts()
     body = [
         f'<header><p class="name">budwood run</p><h1>{escape(title)}</h1></header>',
         _summary(status, config, history, evaluations, timing),
         *(f"<p>{escape(note)}</p>" for note in notes),
-        _learning(charts, history, evaluations),
+        _learning(charts, history, evaluations, unit),
         *(_section(charts, item) for item in sections),
         _bindings(bindings),
         _timing(timing),
@@ -105,11 +106,11 @@ def _summary(
     return f'<dl class="tiles">{cells}</dl>'
 
 
-def _learning(charts: Charts, history: History, evaluations: Sequence[tuple[int, Evaluation]]) -> str:
+def _learning(charts: Charts, history: History, evaluations: Sequence[tuple[int, Evaluation]], unit: str) -> str:
     training = next((history[key] for key in TRAINING_RETURN if key in history), None)
     if training is None and not evaluations:
         return _numbers(charts, history)
-    chart = charts.learning_curve(training, [(step, item.returns) for step, item in evaluations])
+    chart = charts.learning_curve(training, [(step, item.returns) for step, item in evaluations], unit)
     said = [] if training is None else ["training return: a running mean over episodes with exploration"]
     if evaluations:
         said.append("evaluation: deterministic actions, the band is mean ± 1.96 standard errors over episodes")

@@ -161,7 +161,7 @@ def _check_unfinished(folder: RunFolder, planned: Plan, trainer: Trainer, state:
     if folder.status["status"] != "finished":
         return
     steps, budget = state["steps"], planned.data["budget"]
-    env_steps = steps + state["evaluation_steps"]
+    env_steps = state.get("env_steps", steps + state["evaluation_steps"])
     length = next((key for key in planned.data["trainer"] if key in LENGTHS), LENGTHS[0])
     settings = [
         *([f"trainer.{length}={2 * trainer.total_steps}"] if steps >= trainer.total_steps else []),

@@ -17,6 +17,7 @@ from budwood.api import (
     ALONE,
     Contributed,
     Contributions,
+    Counted,
     Evaluation,
     Evaluator,
     Measured,
@@ -60,6 +61,8 @@ class Session:
         self.n_envs = trainer.n_envs
         self.steps = 0
         self.evaluation_steps = 0
+        self._trained = 0
+        self._seen: int | None = None
         self.latest: dict[str, float] = {}
         self.evaluations: list[tuple[int, Evaluation]] = []
         self.seconds: dict[str, float] = {"evaluation": 0.0, "checkpoint": 0.0, "callbacks": 0.0}
@@ -79,7 +82,7 @@ class Session:
         self._evaluators = [(item, Due(item.value.every)) for item in contributions.evaluators]
         self._checkpoint_asked = False
         self._muted = False
-        self._counted = 0.0
+        self._timed_inside = 0.0
         self._on_rollout_end = self._overriding("on_rollout_end")
         self._on_update_end = self._overriding("on_update_end")
         self.next_boundary = 0
@@ -89,7 +92,7 @@ class Session:
     @property
     def env_steps(self) -> int:
         """Training and evaluation steps together: the budget methods are compared by."""
-        return self.steps + self.evaluation_steps
+        return self._trained + self.evaluation_steps
 
     @property
     def spent(self) -> bool:
@@ -157,6 +160,7 @@ class Session:
             with taking_up(f"the session of the checkpoint of step {self._restored.get('steps')}"):
                 self._load_state(self._restored)
             self._restored = None
+        self._seen = self._counted()
         return self._goes_on()
 
     def wants_rollouts(self) -> bool:
@@ -169,7 +173,7 @@ class Session:
                     item.value.on_rollout_end(self, rollout)
 
     def measured(self, metrics: Mapping[str, float], steps: int) -> None:
-        self.steps = steps
+        self._advance(steps)
         for item in self._callbacks:
             with self._blaming(item, "on_eval_metrics"):
                 item.value.on_eval_metrics(self, metrics)
@@ -177,7 +181,7 @@ class Session:
     def boundary(self, steps: int) -> bool:
         self._agree()
         if steps > self.steps:
-            self.steps = steps
+            self._advance(steps)
             self._work()
         return self._goes_on()
 
@@ -216,6 +220,21 @@ class Session:
             self.interrupted = any(self._processes.gather(self._asked_to_stop))
             self._memories.synchronise()
 
+    # ---- how far training is ---------------------------------------------------------------------------------------
+
+    def _counted(self) -> int | None:
+        """Environment steps of training by the trainer's own count, of all processes; None: as many as steps."""
+        here = self.trainer.env_steps() if isinstance(self.trainer, Counted) else None
+        if not self._processes.several:
+            return here
+        found = self._processes.gather(here)
+        return None if None in found else sum(found)
+
+    def _advance(self, steps: int) -> None:
+        now = self._counted()
+        self._trained += steps - self.steps if now is None or self._seen is None else now - self._seen
+        self.steps, self._seen = steps, now
+
     # ---- at a boundary ---------------------------------------------------------------------------------------------
 
     def _goes_on(self) -> bool:
@@ -246,7 +265,8 @@ class Session:
     def _plan(self) -> None:
         events = [self._evaluation.next, self._checkpoint.next, *(due.next for _, due in self._evaluators)]
         if self._rhythm.budget is not None:
-            events.append(max(0, self._rhythm.budget - self.evaluation_steps))
+            left = max(0, self._rhythm.budget - self.env_steps)
+            events.append(self.steps + (left if self._seen is None else 0))
         self.next_boundary = min(events)
         # After the line above: a signal that comes between the two is seen here. Rollouts need to know their step.
         watched = self._on_update_end or self._on_rollout_end
@@ -311,6 +331,7 @@ class Session:
         return {
             "steps": self.steps,
             "evaluation_steps": self.evaluation_steps,
+            "env_steps": self.env_steps,
             "ended_at": self.ended_at,
             "stopped": self.stopped,
             "reset_seed": self._reset_seed,
@@ -328,6 +349,7 @@ class Session:
     def _load_state(self, state: StateTree) -> None:
         self.steps = state["steps"]
         self.evaluation_steps = state["evaluation_steps"]
+        self._trained = state.get("env_steps", self.steps + self.evaluation_steps) - self.evaluation_steps
         self.ended_at = state["ended_at"]
         self.stopped = self.stopped or state["stopped"]
         self._reset_seed = state["reset_seed"]
@@ -356,12 +378,12 @@ class Session:
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:
         """Count seconds under ``what``, less those that an activity inside it counts itself."""
-        outside, self._counted = self._counted, 0.0
+        outside, self._timed_inside = self._timed_inside, 0.0
         started = time.perf_counter()
         yield
         spent = time.perf_counter() - started
-        self.seconds[what] += spent - self._counted
-        self._counted = outside + spent
+        self.seconds[what] += spent - self._timed_inside
+        self._timed_inside = outside + spent
 
     def _blaming(self, item: Contributed[Any], what: str) -> AbstractContextManager[None]:
         return blamed(item, what, self._when)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from budwood import config, journal, machine, report, tracking
-from budwood.api import BudwoodError, DiskFullError, StateTree, Trainer
+from budwood.api import BudwoodError, Counted, DiskFullError, StateTree, Trainer
 from budwood.checkpoint import Checkpoints
 from budwood.folder import RunFolder, disk_error, write_atomically
 from budwood.outlets import Unheard
@@ -246,6 +246,7 @@ def _leave(
         bindings=planned.bindings,
         status=status,
         notes=session.notes,
+        **({"unit": trainer.unit} if isinstance(trainer, Counted) else {}),
     )
     notes += offer_artifacts(events, [page], planned.data["tracking"])
     return {

@@ -109,6 +109,21 @@ def test_a_flow_of_two_modes_learns_which_one_is_rewarded(flow, tmp_path, kernel
     assert result.metrics["flow_rl/return_without_noise"] > result.metrics["flow_rl/return_with_noise"] > 0.8
 
 
+def test_steps_of_the_environment_are_counted_beside_decisions(flow, tmp_path):
+    """Episodes of eight steps in chunks of three: 3, 3 and 2."""
+    made = config(flow, tmp_path, total=512, every=512, chunk={"execute": 3})
+    made["evaluation"]["episodes"] = 16
+    made["env"]["n_envs"] = 8
+    made["trainer"]["args"]["n_steps"] = 64
+    result = run(made)
+    trained = result.metrics["flow_rl/env_steps"]
+    assert trained == 8 * (21 * 8 + 3), "each environment finished 21 episodes and took one chunk of the next"
+    assert result.metrics["eval/env_steps"] == trained + 16 * 8
+    page = Path(result.paths["report"]).read_text()
+    assert ">decisions, each of one or more environment steps<" in page
+    assert ">environment steps<" not in page
+
+
 def test_an_actor_without_a_learning_rate_does_not_move(flow, tmp_path):
     still = config(flow, tmp_path, total=2_048)
     still["trainer"]["args"]["learning_rate"] = 0.0

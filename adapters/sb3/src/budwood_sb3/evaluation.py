@@ -11,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from budwood.api import Array, Evaluation, StepBatch
+from budwood_sb3 import vec
 from budwood_sb3.batches import ArrayBatch, rows_of, timeouts, with_terminal_observations
 from budwood_sb3.generators import generators, set_generators
 from budwood_sb3.together import environments
@@ -67,7 +68,7 @@ def evaluate(
     obs: Any = venv.reset()
     states: Any = None
     starts = np.ones(n, dtype=bool)
-    steps = 0
+    steps, before = 0, vec.env_steps(venv)
     while (played < quota).any():
         actions, states = act(normalise(obs), states, starts)
         next_obs, rewards, dones, infos = venv.step(actions)
@@ -86,6 +87,8 @@ def evaluate(
             played[i] += 1
         total[dones], length[dones] = 0.0, 0
         obs, starts = next_obs, dones
+    if before is not None:
+        steps = (vec.env_steps(venv) or 0) - before
     return Evaluation(np.array(returns), np.array(lengths), steps, seed)
 
 

@@ -63,6 +63,13 @@ class SB3Trainer:
         self._restored: StateTree | None = None
         self._bridge: Bridge | None = None
 
+    @property
+    def unit(self) -> str:
+        return "environment steps" if self.env_steps() is None else "decisions, each of one or more environment steps"
+
+    def env_steps(self) -> int | None:
+        return None if self.native.env is None else vec.env_steps(self.native.env)
+
     def fit(self, events: TrainerEvents) -> None:
         model = self.native
         model.set_logger(Logger(None, [EventWriter(events.log, vec.find(model.env))]))

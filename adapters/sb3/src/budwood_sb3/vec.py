@@ -48,6 +48,10 @@ class WeightedSum:
         return combined
 
 
+COUNT = "budwood_env_steps"
+"""Attribute of a wrapper of one environment: how many steps of it were taken since it was made or its state was loaded."""
+
+
 class TermVecEnv(VecEnvWrapper):
     """Fills the matrix of reward terms and returns their combination as the reward.
 
@@ -266,6 +270,11 @@ def _slice(columns: Sequence[int]) -> slice | list[int]:
     """A slice where the columns are neighbours: assigning to one costs a third of assigning to a list."""
     neighbours = list(range(columns[0], columns[0] + len(columns)))
     return slice(columns[0], columns[0] + len(columns)) if list(columns) == neighbours else list(columns)
+
+
+def env_steps(venv: VecEnv) -> int | None:
+    """Steps of the environments so far, where a wrapper of a plugin takes several a step and counts them; else None."""
+    return sum(venv.get_attr(COUNT)) if venv.has_attr(COUNT) else None
 
 
 def find(venv: VecEnv | None) -> TermVecEnv | None:

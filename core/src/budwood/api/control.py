@@ -33,7 +33,8 @@ class RunControl(Protocol):
 
     ``steps`` counts training environment steps up to the last boundary, ``env_steps`` those of evaluations too;
     ``total_steps`` is where training ends, ``n_envs`` how many environments run side by side. A trainer without
-    environments counts optimiser steps.
+    environments counts optimiser steps, and one whose step is a decision of several environment steps counts decisions
+    in ``steps``, and environment steps in ``env_steps`` all the same.
     """
 
     @property

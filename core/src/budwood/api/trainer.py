@@ -122,8 +122,8 @@ class TrainerEvents(Protocol):
     def boundary(self, steps: int) -> bool:
         """After an update, before the next rollout. Runs callbacks, evaluations and checkpoints that are due.
 
-        ``steps`` are training environment steps so far. False: stop now. May be called as often as the trainer has such
-        a moment; ``next_boundary`` tells from which step on it has anything to do.
+        ``steps`` are training environment steps so far, or what :class:`Counted` calls them. False: stop now. May be called
+        as often as the trainer has such a moment; ``next_boundary`` tells from which step on it has anything to do.
         """
 
     next_boundary: int
@@ -180,6 +180,18 @@ class Measured(Protocol):
 
     def measure(self) -> Mapping[str, float]:
         """Evaluate now; empty if there is nothing to evaluate on. Leaves every random generator of the training as it was."""
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A trainer of whose steps one may be several of the environment's, as a decision of several actions is, or none."""
+
+    unit: str
+    """What ``total_steps`` and every ``steps`` count, as the label of an axis; environment steps of any other trainer."""
+
+    def env_steps(self) -> int | None:
+        """Environment steps of training so far, from any start that holds from :meth:`TrainerEvents.start` on. None: as
+        many as steps."""
 
 
 @dataclass(frozen=True)

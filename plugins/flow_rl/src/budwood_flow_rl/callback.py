@@ -135,7 +135,12 @@ class FlowCallback(RunCallback):
     def _counters(self) -> dict[str, float]:
         """Counted up by the environments of all processes and the policy since they were made, evaluations left out."""
         env = self._model().env
-        names = {"env_steps": "total_steps", "decisions": "decisions", "saturated": "saturated", "physics": "seconds"}
+        names = {
+            "env_steps": "budwood_env_steps",
+            "decisions": "decisions",
+            "saturated": "saturated",
+            "physics": "seconds",
+        }
         here = {name: float(sum(env.get_attr(attribute))) for name, attribute in names.items()}
         everywhere = self._processes.gather(here)
         counted = {name: sum(part[name] for part in everywhere) for name in names}

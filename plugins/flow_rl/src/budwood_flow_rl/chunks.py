@@ -15,6 +15,7 @@ import numpy as np
 
 from budwood.api import Array, BindingError, ContributionError, StateTree
 
+COUNTED = ("decisions", "budwood_env_steps", "saturated", "seconds")
 WIDE = 1e6
 """Bound of a chain's entries: trainers ask for finite bounds, and no entry of a working flow comes near."""
 
@@ -71,7 +72,8 @@ class ChainActions(gym.Wrapper[Any, Any, Any, Any]):
     """A step is a decision: up to C steps of ``env``, rewards summed without discount, ended early by the episode's end.
 
     ``terminated``, ``truncated``, observation and info are those of the last step taken. What counts up: ``decisions``;
-    ``saturated``, the share of a chunk's entries that were clamped or clipped; ``seconds``, CPU time of ``env``.
+    ``budwood_env_steps``, those of ``env``; ``saturated``, the share of a chunk's entries that were clamped or clipped;
+    ``seconds``, CPU time of ``env``.
     """
 
     def __init__(self, env: gym.Env[Any, Any], shape: ChainShape, data: tuple[Array, Array] | None = None) -> None:
@@ -91,7 +93,7 @@ class ChainActions(gym.Wrapper[Any, Any, Any, Any]):
         self.shape, self.scale = shape, ActionScale(env.action_space, data)
         self.action_dim = len(self.scale.low)
         self.action_space = gym.spaces.Box(-WIDE, WIDE, (shape.size(self.action_dim),), np.float32)
-        self.decisions, self.saturated, self.seconds = 0, 0.0, 0.0
+        self.decisions, self.budwood_env_steps, self.saturated, self.seconds = 0, 0, 0.0, 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)
@@ -112,6 +114,7 @@ class ChainActions(gym.Wrapper[Any, Any, Any, Any]):
         for taken in actions:
             obs, reward, terminated, truncated, info = self.env.step(taken.reshape(self.scale.shape))
             total += float(reward)
+            self.budwood_env_steps += 1
             self._check(obs, float(reward), "step")
             if terminated or truncated:
                 break
@@ -132,7 +135,8 @@ class ChainActions(gym.Wrapper[Any, Any, Any, Any]):
             )
 
     def state_dict(self) -> StateTree:
-        return {"decisions": self.decisions, "saturated": self.saturated, "seconds": self.seconds}
+        return {name: getattr(self, name) for name in COUNTED}
 
     def load_state_dict(self, state: StateTree) -> None:
-        self.decisions, self.saturated, self.seconds = state["decisions"], state["saturated"], state["seconds"]
+        for name in COUNTED:
+            setattr(self, name, state.get(name, 0))  # checkpoints of earlier versions lack the environment's steps

@@ -78,6 +78,11 @@ class OnlineTrainer:
 
     # ---- training --------------------------------------------------------------------------------------------------
 
+    unit = "decisions, each of one or more environment steps"
+
+    def env_steps(self) -> int:
+        return self.collector.env_steps
+
     def fit(self, events: TrainerEvents) -> None:
         goes_on = events.start()
         self._training = True
