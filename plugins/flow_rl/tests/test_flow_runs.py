@@ -15,12 +15,12 @@ import yaml
 
 pytest.importorskip("budwood_sb3")
 
-from budwood import resume, run
+from budwood import restored, resume, run
 from budwood.api import BindingError, BudwoodError, CheckpointError, ConfigError
 from budwood.cli import main
 from budwood.planning import explain
 from budwood.testing import check_plugin
-from budwood_flow_rl import point, recording
+from budwood_flow_rl import exporting, point, recording
 from budwood_flow_rl.callback import FlowCallback
 from budwood_flow_rl.config import FlowConfig
 from budwood_flow_rl.families import RectifiedFlow
@@ -318,6 +318,52 @@ def test_a_fine_tuned_flow_cannot_be_recorded(flow, tmp_path):
     folder = run(config(flow, tmp_path, total=512, every=None)).paths["folder"]
     with pytest.raises(ConfigError, match="a fine-tuned flow cannot be recorded"), recording.of_run(folder):
         pass
+
+
+@pytest.mark.parametrize(
+    "section",
+    [{"kernel": {"name": "flow_sde"}, "steps": 3, "schedule": {"critic_warmup": 0}}, {"init": None}],
+    ids=["K=3", "random"],
+)
+def test_a_fine_tuned_flow_is_a_saved_flow_again_and_earns_the_same_to_the_bit(flow, tmp_path, capsys, section):
+    def said(*words):
+        assert main(["flow-rl", *map(str, words), "--json"]) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    folder = run(config(flow, tmp_path, total=1_024, every=None, **section)).paths["folder"]
+    with restored(folder) as found:
+        torch.manual_seed(5)
+        own = found.trainer.evaluate(32, 5).returns
+    out, options = tmp_path / "better", ("--episodes", 32, "--n-envs", 16, "--seed", 5)
+    exported = said("export", folder, "--out", out)
+    assert exported["steps"] == section.get("steps", 4)
+    for source in (folder, out):
+        told = said("evaluate", source, *options)
+        assert told["steps"] == exported["steps"], "the run's K"
+        assert np.float32(told["returns"]).tolist() == own.tolist(), "vectors of environments keep rewards in float32"
+    before, after = (None if folder is None else load_flow(folder) for folder in (section.get("init", flow), out))
+    if before is not None:
+        assert after.normalisation.as_json() == before.normalisation.as_json()
+        assert any(not after.field.state_dict()[name].equal(old) for name, old in before.field.state_dict().items())
+    again = run(config(out, tmp_path / "again", total=512, every=None))
+    assert again.status == "finished"
+    assert main(["flow-rl", "export", folder, "--out", str(out)]) != 0
+    assert "a flow is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("section", "normalize", "message"),
+    [
+        ({"kernel": {"name": "noisy_euler", "clip_mean": 1.0}}, {}, "clipped by kernel.clip_mean"),
+        ({"init": None}, {"obs": True}, "observations under running statistics"),
+    ],
+)
+def test_what_a_saved_flow_cannot_stand_for_is_not_exported(flow, tmp_path, section, normalize, message):
+    made = config(flow, tmp_path, total=512, every=None, **section)
+    made["env"]["normalize"] = normalize or None
+    folder = run(made).paths["folder"]
+    with pytest.raises(ConfigError, match=message):
+        exporting.of_run(folder)
 
 
 def test_errors_of_the_section_name_this_plugin(flow, tmp_path):

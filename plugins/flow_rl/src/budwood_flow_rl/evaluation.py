@@ -11,6 +11,7 @@ import torch
 
 from budwood.api import Array, ConfigError
 from budwood_flow_rl import environments
+from budwood_flow_rl.chunks import ActionScale
 from budwood_flow_rl.diffusion import Diffusion, denoised
 from budwood_flow_rl.families import sample
 from budwood_flow_rl.saved import SavedFlow
@@ -54,7 +55,8 @@ def evaluate(
     envs = [make() for _ in range(n)]
     sizes = [space.shape[0] for space in (envs[0].observation_space, envs[0].action_space)]  # type: ignore[index]
     flow.require(where=name, obs_dim=sizes[0], action_dim=sizes[1])
-    act = _actor(flow, steps_of(flow, steps), seed)
+    act, data = _actor(flow, steps_of(flow, steps), seed), flow.normalisation.actions
+    scale = ActionScale(envs[0].action_space, (data.centre.numpy(), data.radius.numpy()))  # type: ignore[arg-type]
     quota = (episodes + np.arange(n)) // n
     returns: list[float] = []
     lengths: list[int] = []
@@ -65,7 +67,7 @@ def evaluate(
         active = np.flatnonzero(quota > 0)
         for i, chunk in zip(active, act(seen[active]), strict=True):
             env = envs[i]
-            for action in np.clip(chunk, env.action_space.low, env.action_space.high):
+            for action in scale(chunk)[0]:
                 seen[i], reward, terminated, truncated, _ = env.step(action)
                 running[i] += float(reward)
                 length[i] += 1
@@ -82,7 +84,8 @@ def evaluate(
 
 
 def steps_of(flow: SavedFlow, asked: int | None = None) -> int:
-    """K: what a peer of flows was made for; for a flow, which takes any, what is ``asked``, by default 4.
+    """K: what a peer of flows was made for; for a flow, which takes any, what is ``asked``, by default those of the run
+    that it comes from, else 4.
 
     :raises ConfigError: another K is asked of a peer.
     """
@@ -93,11 +96,11 @@ def steps_of(flow: SavedFlow, asked: int | None = None) -> int:
             where="--steps",
             do=f"Leave it out, or set it to {own}",
         )
-    return own or asked or 4
+    return own or asked or flow.meta.source.get("steps") or 4
 
 
 def _actor(flow: SavedFlow, steps: int, seed: int) -> Callable[[Array], Array]:
-    """Raw observations (n, O) -> chunks of raw actions (n, C, D)."""
+    """Raw observations (n, O) -> chunks of scaled actions (n, C, D), not clamped."""
     generator = torch.Generator().manual_seed(seed)
     shape, diffusion = (flow.field.horizon, flow.field.action_dim), isinstance(flow.field, Diffusion)
 
@@ -105,8 +108,7 @@ def _actor(flow: SavedFlow, steps: int, seed: int) -> Callable[[Array], Array]:
         o = flow.normalisation.observations.scale(torch.from_numpy(observations))
         x0 = torch.randn((len(o), *shape), generator=generator)
         with torch.no_grad():
-            sampled = (denoised if diffusion else sample)(flow.field, o, steps, x0).clamp(-1.0, 1.0)
-            actions: Array = flow.normalisation.actions.unscale(sampled[:, : flow.meta.chunk]).numpy()
-        return actions
+            sampled: Array = (denoised if diffusion else sample)(flow.field, o, steps, x0).numpy()
+        return sampled[:, : flow.meta.chunk]
 
     return act

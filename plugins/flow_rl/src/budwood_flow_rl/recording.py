@@ -68,7 +68,8 @@ def of_run(reference: str, steps: int | None = None) -> Iterator[Expert]:
             raise ConfigError(
                 "a fine-tuned flow cannot be recorded: its actions are whole chains, and no environment takes those",
                 where=run.run_id,
-                do="Record the run that its demonstrations came from, or another one without flow_rl",
+                do="Record the run that its demonstrations came from, or another one without flow_rl; budwood flow-rl export "
+                "makes a saved flow of it",
             )
         model = run.trainer.native
         normalize = model.get_vec_normalize_env()

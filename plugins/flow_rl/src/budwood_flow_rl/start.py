@@ -72,9 +72,10 @@ class FlowStart:
         folder = Path(self.config.init)
         if (folder / "status.json").exists() and not (folder / FACTS).exists():
             raise CheckpointError(
-                f"{folder} is a run, and init wants a folder that budwood flow-rl pretrain wrote",
+                f"{folder} is a run, and init wants the folder of a flow, as budwood flow-rl pretrain writes it",
                 where=INIT,
-                do="Name that folder; a run's policy is the start of another by init_from: RUN, and budwood resume goes on",
+                do="Make one of the run's flow by budwood flow-rl export RUN --out FOLDER; with its critic and noise it is "
+                "the start of another run by init_from: RUN, and budwood resume goes on",
             )
         saved = load_flow(folder)
         env_id = self.env_id if saved.meta.env_id is not None else None

@@ -26,10 +26,11 @@ class Subcommands(click.Group):
 
 @click.group(cls=Subcommands)
 def command() -> None:
-    """Flow policies: demonstrations, pre-training, evaluation. Fine-tuning is budwood run.
+    """Flow policies: demonstrations, pre-training, evaluation. Fine-tuning is budwood run, and export the way back.
 
     \b
       budwood flow-rl record last --transitions 60_000 --out hopper.safetensors     of a policy that SB3 trained
       budwood flow-rl pretrain hopper.safetensors --out flow                        clone it into a flow
       budwood flow-rl evaluate flow                                                 its return without noise
+      budwood flow-rl export last --out better                                      a fine-tuned run's flow
     """

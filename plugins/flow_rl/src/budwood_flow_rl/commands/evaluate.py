@@ -1,4 +1,4 @@
-"""evaluate: the return of a saved flow without noise, beside that of its demonstrations."""
+"""evaluate: the return of a flow without noise, saved or of a run, beside that of its demonstrations."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from budwood_flow_rl.commands import _options as shared
 
 
 @click.command()
-@click.argument("folder", type=shared.FOLDER)
+@click.argument("source", metavar="FOLDER|RUN")
+@click.option("--checkpoint", type=click.IntRange(0), help="Of a run, at so many steps; default: the newest.")
 @click.option("--episodes", type=shared.Count(), default=20, show_default=True)
 @click.option(
     "--steps",
     type=shared.Count(),
-    help="K, the integration steps of a sample; by default 4, or those a peer was made for.",
+    help="K, the integration steps of a sample; by default 4, those a peer was made for, or those a run trained with.",
 )
 @click.option("--n-envs", type=shared.Count(), default=10, show_default=True, help="Environments stepped together.")
 @click.option("--seed", type=click.IntRange(0), default=20_000, show_default=True)
 @click.option("--env", "env_id", help="Default: the environment of the demonstrations, unless it names a module.")
 @click.option("--env-args", callback=shared.arguments, help="Its arguments, a JSON object.")
 def command(
-    folder: Path,
+    source: str,
+    checkpoint: int | None,
     episodes: int,
     steps: int | None,
     n_envs: int,
@@ -32,20 +34,32 @@ def command(
     env_id: str | None,
     env_args: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Play episodes of the flow in FOLDER without noise: its ordinary differential equation in K steps.
+    """Play episodes of the flow in FOLDER, or of a run of flow_rl, without noise: its ordinary differential equation in K
+    steps.
 
-    Samples start from random x_0 all the same.
+    Samples start from random x_0 all the same. RUN is a folder, an id, or `last`.
 
     \b
       budwood flow-rl evaluate flow --episodes 20
+      budwood flow-rl evaluate last
     """
     import torch
 
+    from budwood_flow_rl import exporting
     from budwood_flow_rl.evaluation import evaluate, steps_of
-    from budwood_flow_rl.saved import load_flow
+    from budwood_flow_rl.saved import FACTS, load_flow
 
     torch.set_num_threads(1)
-    flow = load_flow(folder)
+    folder = Path(source)
+    is_run = (folder / "status.json").exists() or not (folder.exists() or len(folder.parts) > 1)
+    if (folder / FACTS).exists() or not is_run:
+        if checkpoint is not None:
+            raise click.UsageError(f"{source} is a saved flow and has no checkpoints: leave --checkpoint out.")
+        flow = load_flow(folder)
+    else:
+        flow = exporting.of_run(source, checkpoint)
+        if env_id is None:  # a person has named the run, and making it has imported its environment
+            env_id, env_args = flow.meta.env_id, env_args or dict(flow.meta.env_args)
     steps = steps_of(flow, steps)
     progress = ProgressLine()
     found = evaluate(
