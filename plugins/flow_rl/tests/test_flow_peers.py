@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from torch.nn import functional
 
 pytest.importorskip("budwood_sb3")
 
 from budwood import run
 from budwood.api import ConfigError
-from budwood_flow_rl import point
+from budwood_flow_rl import exporting, point
 from budwood_flow_rl.chains import log_prob, rollout
+from budwood_flow_rl.config import FlowConfig
 from budwood_flow_rl.evaluation import evaluate
 from budwood_flow_rl.gaussian import Gaussian
 from budwood_flow_rl.kernels import NoisyEuler
@@ -81,23 +85,35 @@ def test_a_peer_is_evaluated_with_its_own_steps_only(saved):
 
 
 @pytest.mark.parametrize(
-    ("family", "settings"),
-    [
-        ("gaussian", {"steps": 1}),
-        ("diffusion", {"steps": 10, "kernel": {"name": "ddpm"}, "clip": {"discount": 0.99}}),
-    ],
+    ("family", "settings", "used"),
+    [("gaussian", {}, (1, "noisy_euler")), ("diffusion", {"clip": {"discount": 0.99}}, (10, "ddpm"))],
 )
-def test_peers_are_fine_tuned_by_the_same_ppo(saved, tmp_path, family, settings):
+def test_peers_are_fine_tuned_by_the_same_ppo_in_steps_of_their_own(saved, tmp_path, family, settings, used):
     found = run(section(saved / family, tmp_path, **settings))
     assert found.status == "finished"
     assert found.metrics["flow_rl/first_ratio_worst"] < 1e-4
     assert found.metrics["flow_rl/clip_fraction"] > 0
+    kept = yaml.safe_load(Path(found.paths["config"]).read_text())["plugins"]["flow_rl"]
+    assert (kept["steps"], kept["kernel"]["name"]) == used, "what was used is written down, and resumed with"
+    assert exporting.of_run(found.paths["folder"]).field.name == family
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"family": "diffusion"}', '{"family": "shortcut"}'])
+def test_what_says_nothing_of_a_peer_changes_nothing(tmp_path, text):
+    (tmp_path / "flow.json").write_text(text)
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        made = FlowConfig(init=str(folder))
+        assert (made.steps, made.kernel.name) == (4, "noisy_euler")
 
 
 @pytest.mark.parametrize(
     ("family", "settings", "words"),
     [
-        ("diffusion", {}, "noisy_euler cannot step with a saved policy of the family diffusion"),
+        (
+            "diffusion",
+            {"kernel": {"name": "noisy_euler"}},
+            "noisy_euler cannot step with a saved policy of the family diffusion",
+        ),
         ("diffusion", {"steps": 4, "kernel": {"name": "ddpm"}}, "takes 10 steps, not 4"),
         ("gaussian", {"steps": 4}, "takes 1 steps, not 4"),
         (

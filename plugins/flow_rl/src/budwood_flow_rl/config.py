@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -155,6 +157,20 @@ class ParityConfig(Config):
 Kernel = NoisyEulerConfig | FlowSDEConfig | FlowCPSConfig | DDPMConfig
 
 
+def peer_of(folder: Path) -> dict[str, Any]:
+    """The settings that the policy saved in ``folder`` is made for, if it is a peer of flows; a flow takes any, and what
+    cannot be read is refused later."""
+    try:
+        facts = json.loads((folder / "flow.json").read_bytes())
+        if facts["family"] == "gaussian":
+            return {"steps": 1}
+        return (
+            {"steps": facts["arguments"]["steps"], "kernel": {"name": "ddpm"}} if facts["family"] == "diffusion" else {}
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 class FlowConfig(Config):
     """PPO on a flow-matching policy; the whole denoising chain is the action.
 
@@ -169,9 +185,15 @@ class FlowConfig(Config):
         default=None, description="network of a random flow; a saved flow brings its own"
     )
     chunk: ChunkConfig = Field(default=ChunkConfig(), description="actions a decision")
-    steps: int = Field(default=4, ge=1, le=100, description="K, integration steps of the flow")
+    steps: int = Field(
+        default=4,
+        ge=1,
+        le=100,
+        description="K, integration steps of the flow; left out: 4, or those a saved peer is made for",
+    )
     kernel: Annotated[Kernel, Field(discriminator="name")] = Field(
-        default=NoisyEulerConfig(name="noisy_euler"), description="where the noise comes from"
+        default=NoisyEulerConfig(name="noisy_euler"),
+        description="where the noise comes from; left out: noisy_euler, or ddpm with a saved diffusion policy",
     )
     reduction: Literal["sum", "mean_n", "mean_k"] | None = Field(
         default=None,
@@ -187,6 +209,14 @@ class FlowConfig(Config):
     schedule: ScheduleConfig = Field(default=ScheduleConfig(), description="over the run")
     eval: EvalConfig = Field(default=EvalConfig(), description="evaluations")
     parity: ParityConfig = Field(default=ParityConfig(), description="defects of the reference, each off")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fitting(cls, given: Any) -> Any:
+        """``steps`` and ``kernel`` that were left out are what a saved peer of flows was made for."""
+        if not isinstance(given, dict) or not isinstance(given.get("init"), str):
+            return given
+        return {**peer_of(Path(given["init"])), **given}
 
     @property
     def hybrid(self) -> bool:
