@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from budwood.api import Contributed, Evaluation, Figure, ReportSection, Seam, Series
+from budwood.api import Contributed, Evaluation, Figure, Picture, ReportSection, Seam, Series
 from budwood.charts import Charts, sparkline
 from budwood.compose import Binding
 from budwood.report import interval, write
@@ -239,3 +239,9 @@ def test_the_learning_curve_says_what_a_step_is(tmp_path: Path) -> None:
     assert ">environment steps<" in plain
     assert ">decisions<" in decisions
     assert ">environment steps<" not in decisions
+
+
+def test_pictures_are_part_of_the_page(tmp_path: Path) -> None:
+    picture = Picture("a <film>", b"GIF89a", "image/gif")
+    page = written(tmp_path, sections=[section(title="Flow", pictures=[picture])]).read_text()
+    assert '<h3>a &lt;film&gt;</h3><img alt="a &lt;film&gt;" src="data:image/gif;base64,R0lGODlh">' in page

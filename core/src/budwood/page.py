@@ -80,7 +80,8 @@ dt { color: var(--soft); font-size: .82rem; } dd { margin: 0; font-size: 1.35rem
 section > h2 { display: flex; flex-wrap: wrap; justify-content: space-between; align-items: baseline; column-gap: 1rem; }
 .who { color: var(--soft); font-size: .8rem; font-weight: 400; }
 figure { margin: 0; } figcaption { color: var(--soft); font-size: .85rem; margin-top: .3rem; }
-figure svg { width: 100%; height: auto; display: block; } svg text { font-family: inherit !important; }
+figure svg { width: 100%; height: auto; display: block; }
+figure img { width: min(100%, 22rem); display: block; } svg text { font-family: inherit !important; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1.2rem;
   margin-bottom: 1rem; }
 .wide { overflow-x: auto; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -138,6 +139,11 @@ def _section(charts: Charts, item: Contributed[ReportSection]) -> str:
             drawn.append(f"<figure><h3>{escape(figure.title)}</h3>{charts.figure(figure)}</figure>")
         except (TypeError, ValueError) as error:
             drawn.append(f'<p class="bad">{escape(figure.title)} could not be drawn: {escape(str(error))}.</p>')
+    drawn += [
+        f'<figure><h3>{escape(picture.title)}</h3><img alt="{escape(picture.title)}" '
+        f'src="data:{escape(picture.media_type)};base64,{b64encode(picture.image).decode()}"></figure>'
+        for picture in section.pictures
+    ]
     parts = [
         *(f"<p>{escape(paragraph)}</p>" for paragraph in section.text),
         f'<div class="figures">{"".join(drawn)}</div>' if drawn else "",

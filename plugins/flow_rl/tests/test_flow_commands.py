@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from stable_baselines3 import PPO
 
 from budwood.cli import main
+from budwood_flow_rl import point
 from budwood_flow_rl.demonstrations import concatenated, load, save
 from budwood_flow_rl.saved import load_flow
 
@@ -196,3 +198,12 @@ def test_help_imports_neither_torch_nor_a_trainer() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "Record episodes of POLICY" in done.stdout
+
+
+def test_point_tells_what_its_clone_earns_and_what_comes_next(tmp_path: Path, cli: Cli, monkeypatch) -> None:
+    monkeypatch.setattr(point, "pretrain", partial(point.pretrain, steps=20))
+    code, told, said = cli("point", "--out", tmp_path / "flow")
+    assert code == 0
+    assert 0 < told["clone"] < told["mean_return"] < 0.6
+    assert f"their clone, in {tmp_path / 'flow'}, earns {told['clone']:.2f}" in said
+    assert f"next: budwood run configs/flow_rl/point.yaml plugins.flow_rl.init={tmp_path / 'flow'}" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
 
 import gymnasium as gym
@@ -441,7 +442,8 @@ def test_films_show_an_episode_before_and_after_and_change_nothing(flow, tmp_pat
     for name in ("rollout_before.gif", "rollout_after.gif"):
         with Image.open(folder / name) as film:
             assert (film.n_frames, film.size) == (3, (96, 96)), "the first state and two decisions"
-    assert "rollout_after.gif" in Path(filmed.paths["report"]).read_text()
+        assert b64encode((folder / name).read_bytes()).decode() in Path(filmed.paths["report"]).read_text()
+    assert "image/gif" not in Path(plain.paths["report"]).read_text()
     assert all(tensor.equal(parameters(filmed)[name]) for name, tensor in parameters(plain).items())
 
 

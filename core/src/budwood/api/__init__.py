@@ -23,7 +23,7 @@ from budwood.api.generation import (
 from budwood.api.hooks import Hooks, hookimpl
 from budwood.api.linear import LinearCombination, WeightVector
 from budwood.api.processes import ACROSS, ALONE, Across, Processes
-from budwood.api.report import Figure, History, ReportSection, Series
+from budwood.api.report import Figure, History, Picture, ReportSection, Series
 from budwood.api.reward import NATIVE, RewardCombination, RewardTerm, StepBatch, TermColumn
 from budwood.api.sections import FIRST_PASS, Config, first_pass, refuse
 from budwood.api.state import Array, Stateful, StateTree, storable
@@ -96,6 +96,7 @@ __all__ = [
     "Objective",
     "Observations",
     "ParamGroup",
+    "Picture",
     "PluginError",
     "Policy",
     "PolicyFactory",

@@ -30,6 +30,15 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """``image`` is a whole file, such as a GIF; it becomes part of the page, so keep it small. ``media_type`` as image/gif."""
+
+    title: str
+    image: bytes
+    media_type: str
+
+
+@dataclass(frozen=True)
 class ReportSection:
     """``text`` is Markdown-free prose, one paragraph an item; ``table`` is rows of equal keys."""
 
@@ -37,3 +46,4 @@ class ReportSection:
     text: Sequence[str] = ()
     figures: Sequence[Figure] = ()
     table: Sequence[Mapping[str, object]] = field(default_factory=tuple)
+    pictures: Sequence[Picture] = ()

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from budwood.api import Array, RunCallback, RunControl
+from budwood.api import Array, Picture, RunCallback, RunControl
 from budwood_flow_rl import environments
 from budwood_flow_rl.start import FlowStart
 
 BEFORE, AFTER = "rollout_before.gif", "rollout_after.gif"
+TITLES = {BEFORE: "An episode before training", AFTER: "An episode after training"}
+LARGEST = 320
+"""Pixels of a frame's longer side, at most: films are part of the report."""
 DECISIONS = 250
 """Frames of a film, at most: one a decision."""
 
@@ -58,8 +61,17 @@ def filmed(env: Any, act: Callable[[Array], Array], seed: int) -> list[Array]:
     return frames
 
 
+def pictures(folder: Path) -> list[Picture]:
+    """The films of a run that are there, for its report."""
+    found = ((title, folder / name) for name, title in TITLES.items())
+    return [Picture(title, path.read_bytes(), "image/gif") for title, path in found if path.exists()]
+
+
 def save(path: Path, frames: list[Array], fps: float) -> None:
     from PIL import Image
 
-    first, *rest = (Image.fromarray(np.asarray(frame, dtype=np.uint8)) for frame in frames)
+    shrunk = [Image.fromarray(np.asarray(frame, dtype=np.uint8)) for frame in frames]
+    for frame in shrunk:
+        frame.thumbnail((LARGEST, LARGEST))
+    first, *rest = shrunk
     first.save(path, save_all=True, append_images=rest, duration=max(20, round(1000 / fps)), loop=0)

@@ -97,9 +97,10 @@ class FlowRL:
 
     @hookimpl
     def report_sections(self, run: Run, history: History) -> Iterable[ReportSection]:
+        from budwood_flow_rl.film import pictures
         from budwood_flow_rl.report import sections
 
-        return sections(run.section, history)
+        return sections(run.section, history, [] if run.folder is None else pictures(run.folder))
 
 
 def _wrapped(make: Callable[[], Any], start: FlowStart) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
 
-from budwood.api import Figure, History, ReportSection, Series
+from budwood.api import Figure, History, Picture, ReportSection, Series
 from budwood_flow_rl.callback import PLUGIN
 from budwood_flow_rl.config import FlowConfig
 
@@ -45,24 +45,25 @@ LEROBOT = Names(
 )
 
 
-def sections(config: FlowConfig, history: History) -> list[ReportSection]:
+def sections(config: FlowConfig, history: History, films: Sequence[Picture] = ()) -> list[ReportSection]:
     """One section if the run had an iteration, else none."""
     notes = []
     if config.init is None:
         notes.append("The flow started from random weights.")
-    if config.eval.film:
+    if films:
         notes.append(
-            "An episode before training and one after it are beside this page: rollout_before.gif, rollout_after.gif."
+            "The episodes shown are without noise, one frame a decision; they are GIFs in the run's folder too."
         )
-    return drawn(SB3, notes, history)
+    return drawn(SB3, notes, history, films)
 
 
-def drawn(names: Names, notes: Iterable[str], history: History) -> list[ReportSection]:
+def drawn(names: Names, notes: Iterable[str], history: History, films: Sequence[Picture] = ()) -> list[ReportSection]:
     """The section of any trainer, with ``notes`` on the start; none if the run had no iteration."""
     if names.env_steps not in history:
         return []
     figures = [figure for figure in _figures(names, history) if figure.series]
-    return [ReportSection("Flow policy", tuple(_text(names, notes, history)), figures, [_seconds(names, history)])]
+    text, seconds = tuple(_text(names, notes, history)), [_seconds(names, history)]
+    return [ReportSection("Flow policy", text, figures, seconds, films)]
 
 
 def _figures(names: Names, history: History) -> Iterable[Figure]:
