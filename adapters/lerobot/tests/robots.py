@@ -1,11 +1,7 @@
-"""A LeRobotDataset of three short episodes, small ACT and diffusion policies, and runs of them in memory.
-
-python adapters/lerobot/tests/robots.py FOLDER    writes the dataset for configs/lerobot/act.yaml
-"""
+"""A LeRobotDataset of three short episodes, small ACT and diffusion policies, and runs of them in memory."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -180,7 +176,3 @@ CLOCK = ("_s", "_mem_gb")
 def numbers(row: Mapping[str, float]) -> dict[str, float]:
     """What was logged, without what a clock or a GPU decides."""
     return {key: value for key, value in row.items() if not key.endswith(CLOCK)}
-
-
-if __name__ == "__main__":
-    write_dataset(Path(sys.argv[1]))

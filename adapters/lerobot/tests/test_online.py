@@ -546,7 +546,9 @@ def test_cameras_may_be_fewer_or_more_than_declared(declared: list[str], given: 
     kinds = {True: FeatureType.VISUAL, False: FeatureType.STATE}
     features = {f"observation.{key}": PolicyFeature(kinds["image" in key], (3,)) for key in ["state", *declared]}
     seen = {f"observation.{key}": torch.zeros(3) for key in ["state", *given]}
-    assert unread(features, seen) == [f"observation.{key}" for key in missing]
+    assert unread(features, seen, fills=True) == [f"observation.{key}" for key in missing]
+    lacks = [f"observation.{key}" for key in sorted({*declared} - {*given})]
+    assert unread(features, seen, fills=False) == lacks, "act stacks every camera that it declares"
 
 
 def test_bf16_is_refused() -> None:

@@ -124,10 +124,11 @@ class _Native:
             raise ConfigError(f"LeRobot cannot make the policy: {flat(error)}", where="trainer.policy") from error
 
     def check(self, seen: Mapping[str, torch.Tensor]) -> None:
-        missing = unread(self.first.config.input_features, seen)
+        config = self.first.config
+        missing = unread(config.input_features, seen, fills=hasattr(config, "empty_cameras"))
         if missing:
             raise ConfigError(
-                f"the policy {self.first.config.type} reads {', '.join(missing)}, and the environment gives "
+                f"the policy {config.type} reads {', '.join(missing)}, and the environment gives "
                 f"{', '.join(sorted(seen))}",
                 where="trainer.policy",
                 do="Choose an environment, or its obs_type, that gives what the policy was trained on",
@@ -141,16 +142,18 @@ class _Native:
         return target
 
 
-def unread(features: Mapping[str, Any], seen: Mapping[str, Any]) -> list[str]:
+def unread(features: Mapping[str, Any], seen: Mapping[str, Any], fills: bool) -> list[str]:
     """What a policy reads by its ``input_features`` and an observation lacks.
 
-    Cameras may be fewer or more than the policy declares, as LeRobot has it: policies fill in or leave out those. One at
-    least is there, and neither side has cameras that the other lacks while the other does too.
+    Cameras may be more than the policy declares, as LeRobot has it, and fewer if it ``fills`` in those that are missing, as
+    pi0 and smolvla do and act does not. One at least is there, and neither side has cameras that the other lacks while the
+    other does too.
     """
     images = {key for key, feature in features.items() if feature.type is FeatureType.VISUAL}
     given = {key for key in seen if key.startswith(OBS_IMAGE)}
     missing = set(features) - images - set(seen)
-    if images and (not given or not (images <= given or given <= images)):
+    fits = images <= given or (fills and bool(given) and given <= images)
+    if images and not fits:
         missing |= images - given
     return sorted(missing)
 
