@@ -262,6 +262,23 @@ def test_advantages_over_chunks_are_those_of_a_slow_sum():
     assert sum(steps) < 3 * 40 * CHUNK, "some chunks were cut short"
 
 
+def test_the_reference_leaks_credit_through_time_limits_and_can_be_compared_with():
+    args = {"gamma": 0.9, "gae_lambda": 0.8, "n_steps": 40, "batch_size": 10}
+    chunk = {"horizon": CHUNK, "execute": CHUNK}
+    model = collected(model_of(args, n_envs=3, script=MIXED, chunk=chunk, parity={"reset_value": True}))
+    buffer, crossed = model.rollout_buffer, 0
+    last = model.policy.predict_values(torch.as_tensor(model._last_obs)).flatten().tolist()
+    for env in range(3):
+        decisions = decisions_of(Episodes.log[env], None)[:40]
+        crossed += sum(over and not terminated for _, _, terminated, over, _ in decisions)
+        values = buffer.values[:, env].tolist()
+        through = [(o, reward, terminated, terminated, final) for o, reward, terminated, _, final in decisions]
+        expected = slow_advantages(through, values, [*values[1:], last[env]], 0.9, 0.8)
+        np.testing.assert_allclose(buffer.advantages[:, env], expected, atol=2e-5)
+    assert crossed > 10
+    assert len(model.ep_info_buffer) > 30, "returns are logged of episodes that were cut off, too"
+
+
 # ---- what changes between iterations -----------------------------------------------------------------------------------
 
 

@@ -74,10 +74,16 @@ class ChainActions(gym.Wrapper[Any, Any, Any, Any]):
     ``terminated``, ``truncated``, observation and info are those of the last step taken. What counts up: ``decisions``;
     ``budwood_env_steps``, those of ``env``; ``saturated``, the share of a chunk's entries that were clamped or clipped;
     ``seconds``, CPU time of ``env``.
+
+    ``leaks``: an episode that is cut off is followed by the next one in the same step, whose first observation is returned,
+    as though it went on there. The reference bootstraps so, and its credit leaks between episodes.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], shape: ChainShape, data: tuple[Array, Array] | None = None) -> None:
+    def __init__(
+        self, env: gym.Env[Any, Any], shape: ChainShape, data: tuple[Array, Array] | None = None, leaks: bool = False
+    ) -> None:
         super().__init__(env)
+        self.leaks = leaks
         if not isinstance(env.action_space, gym.spaces.Box):
             raise BindingError(
                 f"a flow policy gives continuous actions, and the environment takes {env.action_space}",
@@ -121,6 +127,8 @@ class ChainActions(gym.Wrapper[Any, Any, Any, Any]):
         self.seconds += time.process_time() - began
         self.decisions += 1
         self.saturated += changed / actions.size
+        if self.leaks and truncated and not terminated:
+            (obs, _), truncated = self.reset(), False
         return obs, total, terminated, truncated, info
 
     def _check(self, obs: Array, reward: float, call: str) -> None:

@@ -152,6 +152,10 @@ class ParityConfig(Config):
     clamp_action: bool = Field(default=False, description="clamp x_K to [-1, 1] before it is stored and scored")
     clamp_log_prob: bool = Field(default=False, description="clamp reduced log-probabilities to [-1, 1]")
     zero_x0: bool = Field(default=False, description="the W2 term compares chains from zeros, not from noise")
+    reset_value: bool = Field(
+        default=False,
+        description="after a time limit, credit goes on into the next episode, from the value of its reset",
+    )
 
 
 Kernel = NoisyEulerConfig | FlowSDEConfig | FlowCPSConfig | DDPMConfig

@@ -55,7 +55,7 @@ class FlowRL:
     @hookimpl(wrapper=True)
     def build_env(self, run: Run, role: str) -> Generator[None, Callable[[], Any], Callable[[], Any]]:
         inner = yield
-        return partial(_wrapped, inner, self._started(run))
+        return partial(_wrapped, inner, self._started(run), role)
 
     @hookimpl
     def build_policy(self, run: Run) -> PolicyFactory:
@@ -103,5 +103,5 @@ class FlowRL:
         return sections(run.section, history, [] if run.folder is None else pictures(run.folder))
 
 
-def _wrapped(make: Callable[[], Any], start: FlowStart) -> Any:
-    return start.wrap_env(make())
+def _wrapped(make: Callable[[], Any], start: FlowStart, role: str) -> Any:
+    return start.wrap_env(make(), role)

@@ -142,9 +142,9 @@ class FlowStart:
         env.close()
 
     @ours()
-    def wrap_env(self, env: Any) -> ChainActions:
+    def wrap_env(self, env: Any, role: str = "eval") -> ChainActions:
         data = self.action_data
-        wrapped = ChainActions(env, self.shape, data)
+        wrapped = ChainActions(env, self.shape, data, self.config.parity.reset_value and role == "train")
         if data is not None and len(data[0]) != wrapped.action_dim:
             assert self.saved is not None
             self.saved.require(INIT, action_dim=wrapped.action_dim)

@@ -13,7 +13,7 @@ from budwood_flow_rl.commands import _options as shared
 
 @click.command()
 @click.argument("source", metavar="FOLDER|RUN")
-@click.option("--checkpoint", type=click.IntRange(0), help="Of a run, at so many steps; default: the newest.")
+@click.option("--at", "checkpoint", type=shared.Count(), help="A run's checkpoint of this step; default: the newest.")
 @click.option("--episodes", type=shared.Count(), default=20, show_default=True)
 @click.option(
     "--steps",
@@ -54,7 +54,7 @@ def command(
     is_run = (folder / "status.json").exists() or not (folder.exists() or len(folder.parts) > 1)
     if (folder / FACTS).exists() or not is_run:
         if checkpoint is not None:
-            raise click.UsageError(f"{source} is a saved flow and has no checkpoints: leave --checkpoint out.")
+            raise click.UsageError(f"{source} is a saved flow and has no checkpoints: leave --at out.")
         flow = load_flow(folder)
     else:
         flow = exporting.of_run(source, checkpoint)

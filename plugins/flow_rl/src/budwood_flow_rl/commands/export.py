@@ -13,7 +13,7 @@ from budwood_flow_rl.commands import _options as shared
 @click.command()
 @click.argument("run")
 @click.option("--out", type=shared.FOLDER, required=True, help="Folder of the flow policy.")
-@click.option("--checkpoint", type=click.IntRange(0), help="The checkpoint at so many steps; default: the newest.")
+@click.option("--at", "checkpoint", type=shared.Count(), help="The checkpoint of this step; default: the newest.")
 def command(run: str, out: Path, checkpoint: int | None) -> dict[str, Any]:
     """Write the flow of RUN, a run of flow_rl, as evaluate and the init of another run take it.
 
