@@ -18,7 +18,7 @@ import pytest
 from stable_baselines3 import PPO
 
 from budwood.cli import main
-from budwood_flow_rl import point
+from budwood_flow_rl import point, recording
 from budwood_flow_rl.demonstrations import concatenated, load, save
 from budwood_flow_rl.saved import load_flow
 
@@ -207,3 +207,18 @@ def test_point_tells_what_its_clone_earns_and_what_comes_next(tmp_path: Path, cl
     assert 0 < told["clone"] < told["mean_return"] < 0.6
     assert f"their clone, in {tmp_path / 'flow'}, earns {told['clone']:.2f}" in said
     assert f"next: budwood run configs/flow_rl/point.yaml plugins.flow_rl.init={tmp_path / 'flow'}" in said
+
+
+def test_a_recording_that_is_interrupted_says_that_it_starts_anew(tmp_path: Path, cli: Cli, monkeypatch) -> None:
+    zipped, out = tmp_path / "model.zip", tmp_path / "demos.safetensors"
+    PPO("MlpPolicy", "Pendulum-v1", n_steps=8, batch_size=8, seed=0, device="cpu").save(zipped)
+
+    def interrupted(*_: Any, progress: Callable[[int], None], **__: Any) -> None:
+        progress(8)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recording, "record", interrupted)
+    code, _, said = cli("record", zipped, "--trust", "--algo", "ppo", "--env", "Pendulum-v1", "--out", out)
+    assert code == 130
+    assert f"nothing was written to {out}: the same command starts anew" in said
+    assert not out.exists()

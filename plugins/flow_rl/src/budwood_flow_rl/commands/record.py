@@ -70,7 +70,8 @@ def command(
 ) -> dict[str, Any]:
     """Record episodes of POLICY, a run of budwood (folder, id or `last`) or a model.zip of Stable-Baselines3.
 
-    Observations are raw, actions as they were executed, rewards the environment's own. OUT is written whole at the end.
+    Observations are raw, actions as they were executed, rewards the environment's own. OUT is written whole at the end: a
+    recording that is interrupted leaves nothing, and the same command starts anew.
 
     \b
       budwood flow-rl record last --transitions 60_000 --out hopper.safetensors
@@ -93,14 +94,19 @@ def command(
         progress = ProgressLine()
         found = _zip(Path(policy), algo, env_id, env_args, vecnormalize, trust) if zipped else None
         with nullcontext(found) if found is not None else recording.of_run(policy, steps) as expert:
-            demonstrations = recording.record(
-                expert,
-                transitions,
-                n_envs=n_envs,
-                seed=seed,
-                deterministic=deterministic,
-                progress=lambda done: progress.show(lambda: f"{done:,}/{transitions:,} transitions"),
-            )
+            try:
+                demonstrations = recording.record(
+                    expert,
+                    transitions,
+                    n_envs=n_envs,
+                    seed=seed,
+                    deterministic=deterministic,
+                    progress=lambda done: progress.show(lambda: f"{done:,}/{transitions:,} transitions"),
+                )
+            except KeyboardInterrupt:
+                progress.clear()
+                click.echo(f"nothing was written to {out}: the same command starts anew", err=True)
+                raise
         progress.clear()
     save(out, demonstrations)
     return _told(out, demonstrations)
