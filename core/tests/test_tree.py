@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from budwood import tree
-from budwood.api import CheckpointError, storable
+from budwood.api import CheckpointError, copied, storable
 
 torch = pytest.importorskip("torch")
 
@@ -218,3 +218,13 @@ assert folder.load(path)[0]["b"].sum() == 2
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_a_copied_tree_does_not_follow_what_it_was_copied_of() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    kept = copied({"weight": weight, "pair": (weight, [1, None]), "text": "same"})
+    with torch.no_grad():
+        weight.zero_()
+    assert kept["weight"].tolist() == kept["pair"][0].tolist() == [1.0, 1.0]
+    assert not kept["weight"].requires_grad
+    assert (kept["pair"][1], kept["text"], type(kept["pair"])) == ([1, None], "same", tuple)

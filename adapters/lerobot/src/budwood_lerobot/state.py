@@ -10,20 +10,9 @@ from typing import Any
 import torch
 from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 
-from budwood.api import CheckpointError, Processes, StateTree
+from budwood.api import CheckpointError, Processes, StateTree, copied
 
 _SAME = "Resume with the policy, the dataset and the plugins that the run was trained with"
-
-
-def copied(value: Any) -> Any:
-    """The same tree with every tensor copied to the CPU."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: copied(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(copied(item) for item in value)
-    return value
 
 
 def parameters(policy: Any) -> StateTree:

@@ -14,7 +14,7 @@ from lerobot.scripts.lerobot_train import update_policy
 from lerobot.utils.constants import PRETRAINED_MODEL_DIR
 from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 
-from budwood.api import ContributionError, Contributions, Evaluation, StateTree, StepBatch, TrainerEvents
+from budwood.api import ContributionError, Contributions, Evaluation, StateTree, StepBatch, TrainerEvents, copied
 from budwood.api.generators import generators, set_aside, set_generators
 from budwood_lerobot import state
 from budwood_lerobot.blocks import Blocks
@@ -185,8 +185,8 @@ class OfflineTrainer:
         scheduler = self.blocks.scheduler
         saved = {
             **self.policy_state(),
-            "optimizer": state.copied(self.blocks.optimizer.state_dict()),
-            "scheduler": None if scheduler is None else state.copied(scheduler.state_dict()),
+            "optimizer": copied(self.blocks.optimizer.state_dict()),
+            "scheduler": None if scheduler is None else copied(scheduler.state_dict()),
             "step": self.step,
             "meters": state.meters(self.tracker),
             "generators": generators() if self._training else self._generators,

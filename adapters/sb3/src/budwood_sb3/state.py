@@ -29,7 +29,7 @@ from stable_baselines3.common.noise import (
 )
 from stable_baselines3.common.vec_env import VecEnv
 
-from budwood.api import CheckpointError, StateTree, storable
+from budwood.api import CheckpointError, StateTree, copied, storable
 from budwood_sb3 import env_state
 from budwood_sb3.ars import Boundaries
 from budwood_sb3.generators import generators, set_generators
@@ -56,11 +56,11 @@ def model_state(model: BaseAlgorithm, *, replay_buffer: bool = True, rollout_sta
     state: StateTree = {
         "algorithm": type(model).__name__,
         "rollout_started": rollout_started,
-        "parameters": _copied(model.get_parameters()),
-        "variables": {name: _copied(getattr(model, name)) for name in model._get_torch_save_params()[1]},
+        "parameters": copied(model.get_parameters()),
+        "variables": {name: copied(getattr(model, name)) for name in model._get_torch_save_params()[1]},
         "counters": {name: getattr(model, name) for name in _COUNTERS if hasattr(model, name)},
         "last": {name: deepcopy(getattr(model, name)) for name in _LAST},
-        "lstm": _copied(_lstm(model)),
+        "lstm": copied(_lstm(model)),
         "episodes": _episodes(model, notes),
         "statistics": _statistics(model),
         "replay": _replay(model, replay_buffer, notes),
@@ -71,7 +71,7 @@ def model_state(model: BaseAlgorithm, *, replay_buffer: bool = True, rollout_sta
         "envs": env_state.snapshot_all(model.env),
     }
     if hasattr(model, "weights"):  # ARS
-        state["variables"]["weights"] = _copied(model.weights)
+        state["variables"]["weights"] = copied(model.weights)
         if not isinstance(model, Boundaries):
             notes.append(
                 "ARS draws its perturbations before the only event it reports: the interrupted update is done anew."
@@ -137,7 +137,7 @@ def restore_generators(model: BaseAlgorithm, state: StateTree) -> None:
 def policy_state(model: BaseAlgorithm) -> StateTree:
     """What :func:`load_policy` reads, copied."""
     return {
-        "parameters": {"policy": _copied(model.policy.state_dict())},
+        "parameters": {"policy": copied(model.policy.state_dict())},
         "statistics": _statistics(model),
     }
 
@@ -160,21 +160,10 @@ def load_policy(model: BaseAlgorithm, state: StateTree) -> None:
         _set_statistics(model, {**wanted, "obs_rms": given["obs_rms"]})
 
 
-def _copied(value: Any) -> Any:
-    """The same tree with every tensor copied to the CPU."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(item) for item in value)
-    return value
-
-
 def _set_parameters(model: BaseAlgorithm, parameters: StateTree) -> None:
     try:
         # Copied, since an optimiser keeps the tensors it is given.
-        model.set_parameters(_copied(parameters), exact_match=True, device=model.device)
+        model.set_parameters(copied(parameters), exact_match=True, device=model.device)
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint's networks do not fit the model: {_line(error)}", do=_SAME) from error
 
@@ -307,7 +296,7 @@ def _restart_episodes(model: BaseAlgorithm) -> None:
 def _exploration(model: BaseAlgorithm) -> StateTree:
     """gSDE's matrices, by module; drawn once a rollout, so that one begun keeps its own."""
     return {
-        name: {key: _copied(getattr(noise, key)) for key in ("exploration_mat", "exploration_matrices")}
+        name: {key: copied(getattr(noise, key)) for key in ("exploration_mat", "exploration_matrices")}
         for name, noise in _gsde(model).items()
         if hasattr(noise, "exploration_mat")
     }
@@ -362,7 +351,7 @@ def _log(model: BaseAlgorithm, notes: list[str]) -> StateTree:
         lost = sorted(set(logger.name_to_value) - set(kept))
         notes.append(f"Recorded, but not numbers or text, and so missing from one line of the log: {', '.join(lost)}.")
     return {
-        "name_to_value": _copied(kept),
+        "name_to_value": copied(kept),
         "name_to_count": {name: count for name, count in logger.name_to_count.items() if name in kept},
         "name_to_excluded": {name: excluded for name, excluded in logger.name_to_excluded.items() if name in kept},
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from budwood.api import CheckpointError, Processes, StateTree, storable
+from budwood.api import CheckpointError, Processes, StateTree, copied, storable
 from budwood.api.generators import generators, set_generators
 
 NOT_PROGRESS = ("log_history", "stateful_callbacks")
@@ -176,17 +176,6 @@ def _in_hand(native: Any, notes: list[str]) -> list[StateTree] | None:
         return None
     kept: list[StateTree] = copied(held)
     return kept
-
-
-def copied(value: Any) -> Any:
-    """The same tree with every tensor copied to the CPU."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: copied(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(copied(item) for item in value)
-    return value
 
 
 class Resumed:

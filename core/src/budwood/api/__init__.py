@@ -26,7 +26,7 @@ from budwood.api.processes import ACROSS, ALONE, Across, Processes
 from budwood.api.report import Figure, History, Picture, ReportSection, Series
 from budwood.api.reward import NATIVE, RewardCombination, RewardTerm, StepBatch, TermColumn
 from budwood.api.sections import FIRST_PASS, Config, first_pass, refuse
-from budwood.api.state import Array, Stateful, StateTree, storable
+from budwood.api.state import Array, Stateful, StateTree, copied, storable
 from budwood.api.trainer import (
     Capabilities,
     Contributed,
@@ -120,6 +120,7 @@ __all__ = [
     "TrainerEvents",
     "WeightVector",
     "blamed",
+    "copied",
     "first_pass",
     "hookimpl",
     "misfit",

@@ -22,6 +22,18 @@ class Stateful(Protocol):
     def load_state_dict(self, state: StateTree) -> None: ...
 
 
+def copied(value: Any) -> Any:
+    """The same tree with every tensor copied to the CPU, without gradient: a state that training does not move."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(copied(item) for item in value)
+    return value
+
+
 def storable(value: Any) -> bool:
     """Whether ``value`` may be part of a :data:`StateTree`: to ask before keeping what comes from a user's code."""
     kind = type(value)

@@ -24,6 +24,7 @@ from budwood.api import (
     StepBatch,
     TrainerEvents,
     blamed,
+    copied,
 )
 from budwood.api.generators import generators, set_aside, set_generators
 from budwood_lerobot.online import evaluation
@@ -178,7 +179,7 @@ class OnlineTrainer:
     def state_dict(self) -> StateTree:
         return {
             **self.policy_state(),
-            "optimizer": _copied(self.update.optimizer.state_dict()),
+            "optimizer": copied(self.update.optimizer.state_dict()),
             "steps": self.steps,
             "updates": self.update.count,
             "order": dict(self._order.bit_generator.state),
@@ -189,7 +190,7 @@ class OnlineTrainer:
 
     def load_state_dict(self, saved: StateTree) -> Sequence[str]:
         _load(self.neutral.policy, saved["policy"], "resume", _SAME)
-        self.update.optimizer.load_state_dict(_copied(saved["optimizer"]))
+        self.update.optimizer.load_state_dict(copied(saved["optimizer"]))
         self.steps, self.update.count, self._first = saved["steps"], saved["updates"], saved["first"]
         self._order.bit_generator.state = saved["order"]
         notes = self.collector.load_state_dict(saved["collector"])
@@ -199,14 +200,14 @@ class OnlineTrainer:
         return notes
 
     def policy_state(self) -> StateTree:
-        return {"policy": _copied(self.neutral.policy.state_dict())}
+        return {"policy": copied(self.neutral.policy.state_dict())}
 
     def load_policy(self, saved: StateTree) -> None:
         _load(
             self.neutral.policy, saved["policy"], "init_from", "Start from a run with the same policy and environment."
         )
         if not self._training and self._may_reset:
-            self._first = {"policy": _copied(saved["policy"])}
+            self._first = {"policy": copied(saved["policy"])}
 
     def export(self, folder: Path) -> Path:
         """A policy of LeRobot as ``pretrained_model``, which its own tools load; any other as ``policy.safetensors``."""
@@ -235,17 +236,6 @@ def _claimed(claimed: Contributed[AdvantageFn], inputs: Any) -> Array:
                 where=f"plugins.{claimed.plugin}",
             )
     return advantages
-
-
-def _copied(value: Any) -> Any:
-    """The same tree with every tensor copied to the CPU."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(item) for item in value)
-    return value
 
 
 def _load(policy: torch.nn.Module, parameters: StateTree, where: str, do: str) -> None:
