@@ -42,7 +42,7 @@ class NoiseNet(nn.Module):
         self.horizon, self.action_dim, self.per_token, self.skip = horizon, action_dim, per_token, skip
         for name in RANGE:
             self.register_buffer(name, torch.zeros(()), persistent=False)
-        self.register_load_state_dict_pre_hook(_without_range)
+        self.register_load_state_dict_pre_hook(_without_range)  # type: ignore[no-untyped-call]
         self.set_range(smin, smax)
         widths = [feat_dim - skip, *hidden]
         layers: list[nn.Module] = []
