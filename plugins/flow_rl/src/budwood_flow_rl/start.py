@@ -138,7 +138,7 @@ class FlowStart:
             return
         env = self.wrap_env(environments.factory(self.env_id, env_args)())
         if self.saved is not None:
-            self.saved.require(INIT, obs_dim=env.observation_space.shape[0])
+            self.saved.require(INIT, obs_dim=env.observation_space.shape[0])  # type: ignore[index]
         env.close()
 
     @ours()
