@@ -41,6 +41,20 @@ def test_the_rule_touches_the_disc_that_is_named() -> None:
     assert all(play(env, seed) == (True, 1.0) for seed in range(200))
 
 
+def test_half_of_the_slow_walks_are_too_slow() -> None:
+    """What a clone of walks at 0.6 of full speed has to learn: to go faster."""
+    env, late = Discs(), []
+    for seed in range(200):
+        env.reset(seed=seed)
+        rng, steps, over = np.random.default_rng(seed), 0, False
+        while not over:
+            *_, over, _, info = env.step(aim(env.point, env.discs[env.named], rng, 0.6))
+            steps += 1
+        assert info["is_success"]
+        late.append(steps > STEPS)
+    assert 0.3 < np.mean(late) < 0.7
+
+
 def test_other_words_lead_to_another_disc() -> None:
     env = Discs()
     assert not any(play(env, seed, lambda env: (env.named + 1) % 3)[0] for seed in range(200))
@@ -105,26 +119,25 @@ def test_demonstrations_hold_what_was_played(tmp_path: Path, capsys: pytest.Capt
     from lerobot.datasets import LeRobotDataset
 
     folder = tmp_path / "discs"
-    main([str(folder), "--episodes", "3", "--seed", "4", "--mistaken", "0"])
-    assert "3 episodes, 100% of them successful" in capsys.readouterr().out
+    main([str(folder), "--episodes", "3", "--seed", "4", "--pace", "0.6"])
+    assert "3 episodes of " in capsys.readouterr().out
     rows = LeRobotDataset("local/discs", root=folder)
     assert (rows.num_episodes, rows.fps) == (3, FPS)
     env, row = Discs(), 0
     for seed in range(4, 7):
         obs, _ = env.reset(seed=seed)
         rng, over = np.random.default_rng(seed), False
-        rng.random()  # whether it is mistaken
         while not over:
-            action = aim(env.point, env.discs[env.named], rng)
+            action = aim(env.point, env.discs[env.named], rng, 0.6)
             np.testing.assert_array_equal(rows[row]["action"], action)
             np.testing.assert_array_equal(rows[row]["observation.state"], obs["agent_pos"])
             pixels = (rows[row]["observation.image"].permute(1, 2, 0).numpy() * 255).round()
             np.testing.assert_array_equal(pixels, obs["pixels"])
             assert rows[row]["task"] == env.task_description
-            obs, _, over, _, _ = env.step(action)
+            obs, _, over, _, info = env.step(action)
             row += 1
+        assert info["is_success"]
     assert row == rows.num_frames
     with pytest.raises(ConfigError, match="exists already"):
         record(folder, 1)
-    assert not any(record(tmp_path / "wrong", 4, mistaken=1.0))
     assert discs.DiscsEnv().gym_kwargs["max_episode_steps"] == STEPS

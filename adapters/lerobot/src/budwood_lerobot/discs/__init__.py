@@ -14,15 +14,15 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_STATE
 
-from budwood_lerobot.discs.environment import FPS, SIDE, STEPS, Discs
+from budwood_lerobot.discs.environment import FPS, SIDE, STEPS
 
 ID = "budwood/Discs-v0"
-gym.register(ID, entry_point=Discs)
+gym.register(ID, entry_point="budwood_lerobot.discs.environment:Discs")
 
 
 @EnvConfig.register_subclass("discs")
 @dataclass
-class DiscsEnv(EnvConfig):
+class DiscsEnv(EnvConfig):  # type: ignore[misc]
     """``episode_length`` steps are the time limit."""
 
     task: str | None = "Discs-v0"

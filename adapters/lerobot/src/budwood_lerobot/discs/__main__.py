@@ -1,6 +1,6 @@
 """Demonstrations of the discs by a rule, as a LeRobotDataset.
 
-python -m budwood_lerobot.discs FOLDER --episodes 1000
+python -m budwood_lerobot.discs FOLDER --episodes 1000 --pace 0.6
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 
 
-def record(folder: Path, episodes: int, seed: int = 0, mistaken: float = 0.5) -> list[bool]:
-    """Write ``episodes`` to ``folder``, seeds counting up. -> which of them touched the disc that was named
+def record(folder: Path, episodes: int, seed: int = 0, pace: float = 1.0) -> list[int]:
+    """Write ``episodes`` to ``folder``, seeds counting up, each until the disc that is named is touched. -> steps of each
 
-    In the share ``mistaken`` of them the rule goes to one of the other two discs, whatever the words are.
+    ``pace`` is a share of full speed; at 0.6 half of the episodes take longer than the task's time limit.
 
     :raises ConfigError: the folder exists.
     """
@@ -38,14 +38,13 @@ def record(folder: Path, episodes: int, seed: int = 0, mistaken: float = 0.5) ->
         repo_id="local/discs", fps=FPS, features=FEATURES, root=folder, robot_type="discs", use_videos=False
     )
     disable_progress_bars()  # one for every episode
-    env, successes = Discs(), []
+    env, lengths = Discs(), []
     for episode in range(episodes):
         rng = np.random.default_rng(seed + episode)
-        obs, info = env.reset(seed=seed + episode)
-        away = int(rng.integers(1, 3)) if rng.random() < mistaken else 0
-        disc = env.discs[(env.named + away) % 3]
-        for _ in range(STEPS):
-            action = aim(env.point, disc, rng)
+        obs, _ = env.reset(seed=seed + episode)
+        length, over = 0, False
+        while not over:
+            action = aim(env.point, env.discs[env.named], rng, pace)
             rows.add_frame(
                 {
                     "observation.state": obs["agent_pos"],
@@ -54,13 +53,12 @@ def record(folder: Path, episodes: int, seed: int = 0, mistaken: float = 0.5) ->
                     "task": env.task_description,
                 }
             )
-            obs, _, over, _, info = env.step(action)
-            if over:
-                break
+            obs, _, over, _, _ = env.step(action)
+            length += 1
         rows.save_episode()
-        successes.append(info["is_success"])
+        lengths.append(length)
     rows.finalize()
-    return successes
+    return lengths
 
 
 def main(given: list[str] | None = None) -> None:
@@ -70,10 +68,21 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="of the first episode")
-    parser.add_argument("--mistaken", type=float, default=0.5, help="share of episodes that go to another disc")
+    parser.add_argument("--pace", type=_share, default=1.0, help="share of full speed, above 0.1")
     asked = parser.parse_args(given)
-    successes = record(asked.folder, asked.episodes, asked.seed, asked.mistaken)
-    print(f"{asked.folder}: {len(successes)} episodes, {np.mean(successes):.0%} of them successful")
+    lengths = np.array(record(asked.folder, asked.episodes, asked.seed, asked.pace))
+    late = (lengths > STEPS).mean()
+    print(
+        f"{asked.folder}: {len(lengths)} episodes of {lengths.mean():.1f} steps, {late:.0%} of them longer than {STEPS}"
+    )
+
+
+def _share(text: str) -> float:
+    """Slower than the wobble, the rule would hardly arrive."""
+    share = float(text)
+    if not 0.1 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0.1 and at most 1")
+    return share
 
 
 if __name__ == "__main__":

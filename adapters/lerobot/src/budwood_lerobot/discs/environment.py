@@ -14,8 +14,8 @@ import numpy as np
 from budwood.api import Array
 
 FPS, SIDE = 10, 64
-STEPS = 12
-"""Time limit of an episode; the farthest disc is touched after 8 straight steps."""
+STEPS = 8
+"""Time limit of an episode: at full speed even the farthest disc is touched by then."""
 SPEED = 0.1
 RADIUS, POINT = 0.2, 0.08
 NEAR, FAR = 0.55, 0.8
@@ -30,7 +30,7 @@ WOBBLE = 0.1
 _ACROSS = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
 
 
-class Discs(gym.Env[dict[str, Array], Array]):
+class Discs(gym.Env[Any, Array]):
     """Observation ``pixels`` (64, 64, 3) uint8 and ``agent_pos`` (2,); action (2,) in [-1, 1], a velocity.
 
     Reward 1 where the point touches the disc that ``task_description`` names, which ends the episode as a success; another
@@ -49,8 +49,10 @@ class Discs(gym.Env[dict[str, Array], Array]):
             }
         )
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.point, self.discs, self.named = np.zeros(2), np.zeros((3, 2)), 0
-        self._ground = np.zeros((SIDE, SIDE, 3))
+        self.point: Array = np.zeros(2)
+        self.discs: Array = np.zeros((3, 2))
+        self.named = 0
+        self._ground: Array = np.zeros((SIDE, SIDE, 3))
 
     @property
     def task_description(self) -> str:
@@ -86,10 +88,10 @@ class Discs(gym.Env[dict[str, Array], Array]):
         return {"agent_pos": self.point.astype(np.float32), "pixels": picture.astype(np.uint8)}
 
 
-def aim(point: Array, disc: Array, rng: np.random.Generator) -> Array:
-    """The rule's action (2,) float32: straight to the middle of the disc at full speed, wobbling."""
+def aim(point: Array, disc: Array, rng: np.random.Generator, pace: float = 1.0) -> Array:
+    """The rule's action (2,) float32: straight to the middle of the disc, wobbling, at that share of full speed."""
     away = disc - point
-    wanted = away / max(float(np.linalg.norm(away)), SPEED) + rng.normal(0, WOBBLE, 2)
+    wanted = pace * away / max(float(np.linalg.norm(away)), SPEED) + rng.normal(0, WOBBLE, 2)
     action: Array = np.clip(wanted, -1, 1).astype(np.float32)
     return action
 
