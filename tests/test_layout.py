@@ -127,15 +127,19 @@ def test_constraints_name_no_place():
     assert (5, 4) <= tuple(int(part) for part in pinned["transformers"].split("."))[:2] < (5, 6)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
-def test_config_opens_with_its_command_and_validates(path, tmp_path, monkeypatch):
-    """What its heading says to run before it, as ``python -m`` one of our modules, is run before it."""
-    from budwood.planning import explain
-
+@pytest.fixture
+def prepared(path, tmp_path, monkeypatch):
+    """What the heading of a file says to run before it, as ``python -m`` one of our modules, was run before it."""
     monkeypatch.chdir(tmp_path)
     for module, words in re.findall(r"^#\s+python -m (budwood_\S+)(.*)$", path.read_text(), re.MULTILINE):
         monkeypatch.setattr(sys, "argv", [module, *words.split()])
         runpy.run_module(module, run_name="__main__")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+@pytest.mark.usefixtures("prepared")
+def test_config_opens_with_its_command_and_validates(path):
+    from budwood.planning import explain
 
     assert path.read_text().startswith(f"# budwood run {path.relative_to(ROOT)}")
     assert path.parent.name in {folder.name for folder in [*ADAPTERS, *PLUGINS]}
@@ -143,6 +147,7 @@ def test_config_opens_with_its_command_and_validates(path, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=name_of)
+@pytest.mark.usefixtures("prepared")
 def test_study_opens_with_its_command_and_every_variant_validates(path):
     from budwood import grid, study_config
 
