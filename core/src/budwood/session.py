@@ -6,9 +6,8 @@ always holds a state from which the trainer can go on exactly.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from budwood.api import (
     ALONE,
     Contributed,
     Contributions,
-    Counted,
     Evaluation,
     Evaluator,
     Measured,
@@ -31,8 +29,10 @@ from budwood.api import (
     blamed,
 )
 from budwood.checkpoint import taking_up
+from budwood.counting import EnvSteps
 from budwood.outlets import Recorder, Screen
 from budwood.rhythm import Due, Rhythm
+from budwood.stopwatch import Stopwatch
 
 
 class Session:
@@ -61,11 +61,10 @@ class Session:
         self.n_envs = trainer.n_envs
         self.steps = 0
         self.evaluation_steps = 0
-        self._trained = 0
-        self._seen: int | None = None
         self.latest: dict[str, float] = {}
         self.evaluations: list[tuple[int, Evaluation]] = []
-        self.seconds: dict[str, float] = {"evaluation": 0.0, "checkpoint": 0.0, "callbacks": 0.0}
+        self._watch = Stopwatch("evaluation", "checkpoint", "callbacks")
+        self._counts = EnvSteps(trainer, processes)
         self.notes: list[str] = []
         self.stopped: str | None = None
         self.interrupted = False
@@ -82,7 +81,6 @@ class Session:
         self._evaluators = [(item, Due(item.value.every)) for item in contributions.evaluators]
         self._checkpoint_asked = False
         self._muted = False
-        self._timed_inside = 0.0
         self._on_rollout_end = self._overriding("on_rollout_end")
         self._on_update_end = self._overriding("on_update_end")
         self.next_boundary = 0
@@ -92,7 +90,12 @@ class Session:
     @property
     def env_steps(self) -> int:
         """Training and evaluation steps together: the budget methods are compared by."""
-        return self._trained + self.evaluation_steps
+        return self._counts.trained + self.evaluation_steps
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds of this session, by activity."""
+        return self._watch.seconds
 
     @property
     def spent(self) -> bool:
@@ -116,7 +119,7 @@ class Session:
 
     def evaluate(self, episodes: int, seed: int, observer: Callable[[StepBatch], None] | None = None) -> Evaluation:
         self._screen.phase("evaluating")
-        with self._timed("evaluation"):
+        with self._watch.timed("evaluation"):
             evaluation = across.play(self.trainer, self._processes, episodes, seed, observer)
         self._screen.phase("")
         self.evaluation_steps += evaluation.env_steps
@@ -160,14 +163,14 @@ class Session:
             with taking_up(f"the session of the checkpoint of step {self._restored.get('steps')}"):
                 self._load_state(self._restored)
             self._restored = None
-        self._seen = self._counted()
+        self._counts.begin()
         return self._goes_on()
 
     def wants_rollouts(self) -> bool:
         return bool(self._on_rollout_end)
 
     def rollout_end(self, rollout: Rollout) -> None:
-        with self._timed("callbacks"):
+        with self._watch.timed("callbacks"):
             for item in self._on_rollout_end:
                 with self._blaming(item, "on_rollout_end"):
                     item.value.on_rollout_end(self, rollout)
@@ -177,6 +180,10 @@ class Session:
         for item in self._callbacks:
             with self._blaming(item, "on_eval_metrics"):
                 item.value.on_eval_metrics(self, metrics)
+
+    def _advance(self, steps: int) -> None:
+        self._counts.advance(steps - self.steps)
+        self.steps = steps
 
     def boundary(self, steps: int) -> bool:
         self._agree()
@@ -220,21 +227,6 @@ class Session:
             self.interrupted = any(self._processes.gather(self._asked_to_stop))
             self._memories.synchronise()
 
-    # ---- how far training is ---------------------------------------------------------------------------------------
-
-    def _counted(self) -> int | None:
-        """Environment steps of training by the trainer's own count, of all processes; None: as many as steps."""
-        here = self.trainer.env_steps() if isinstance(self.trainer, Counted) else None
-        if not self._processes.several:
-            return here
-        found = self._processes.gather(here)
-        return None if None in found else sum(found)
-
-    def _advance(self, steps: int) -> None:
-        now = self._counted()
-        self._trained += steps - self.steps if now is None or self._seen is None else now - self._seen
-        self.steps, self._seen = steps, now
-
     # ---- at a boundary ---------------------------------------------------------------------------------------------
 
     def _goes_on(self) -> bool:
@@ -247,7 +239,7 @@ class Session:
         return self._unstopped
 
     def _work(self) -> None:
-        with self._timed("callbacks"):
+        with self._watch.timed("callbacks"):
             for item in self._on_update_end:
                 with self._blaming(item, "on_update_end"):
                     item.value.on_update_end(self)
@@ -265,8 +257,7 @@ class Session:
     def _plan(self) -> None:
         events = [self._evaluation.next, self._checkpoint.next, *(due.next for _, due in self._evaluators)]
         if self._rhythm.budget is not None:
-            left = max(0, self._rhythm.budget - self.env_steps)
-            events.append(self.steps + (left if self._seen is None else 0))
+            events.append(self.steps + self._counts.left(self._rhythm.budget - self.evaluation_steps))
         self.next_boundary = min(events)
         # After the line above: a signal that comes between the two is seen here. Rollouts need to know their step.
         watched = self._on_update_end or self._on_rollout_end
@@ -299,7 +290,7 @@ class Session:
 
     def _measure_now(self, trainer: Measured) -> None:
         self._screen.phase("evaluating")
-        with self._timed("evaluation"):
+        with self._watch.timed("evaluation"):
             metrics = trainer.measure()
         self._screen.phase("")
         if not metrics:
@@ -308,7 +299,7 @@ class Session:
         self.measured(metrics, self.steps)
 
     def _run_evaluator(self, item: Contributed[Evaluator]) -> None:
-        with self._blaming(item, f"evaluator {item.value.name}"), self._timed("evaluation"):
+        with self._blaming(item, f"evaluator {item.value.name}"), self._watch.timed("evaluation"):
             report = item.value.run(self)
         self.log({f"{item.plugin}/{key}": value for key, value in report.metrics.items()})
 
@@ -317,7 +308,7 @@ class Session:
         self._checkpoint_asked = False
         self._checkpoint.advance(self.steps)
         self._screen.phase("saving a checkpoint")
-        with self._timed("checkpoint"):
+        with self._watch.timed("checkpoint"):
             folder = self._save(self)
         self._screen.phase("")
         for item in self._callbacks:
@@ -349,7 +340,7 @@ class Session:
     def _load_state(self, state: StateTree) -> None:
         self.steps = state["steps"]
         self.evaluation_steps = state["evaluation_steps"]
-        self._trained = state.get("env_steps", self.steps + self.evaluation_steps) - self.evaluation_steps
+        self._counts.trained = state.get("env_steps", self.steps + self.evaluation_steps) - self.evaluation_steps
         self.ended_at = state["ended_at"]
         self.stopped = self.stopped or state["stopped"]
         self._reset_seed = state["reset_seed"]
@@ -374,16 +365,6 @@ class Session:
     def _overriding(self, event: str) -> Sequence[Contributed[RunCallback]]:
         base = getattr(RunCallback, event)
         return [item for item in self._callbacks if getattr(type(item.value), event, base) is not base]
-
-    @contextmanager
-    def _timed(self, what: str) -> Iterator[None]:
-        """Count seconds under ``what``, less those that an activity inside it counts itself."""
-        outside, self._timed_inside = self._timed_inside, 0.0
-        started = time.perf_counter()
-        yield
-        spent = time.perf_counter() - started
-        self.seconds[what] += spent - self._timed_inside
-        self._timed_inside = outside + spent
 
     def _blaming(self, item: Contributed[Any], what: str) -> AbstractContextManager[None]:
         return blamed(item, what, self._when)
