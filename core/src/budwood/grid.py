@@ -110,7 +110,8 @@ def check_fresh(study: Study, planned: Mapping[str, Plan], begun: Sequence[Cell]
 
 def steps_to_go(planned: Plan) -> int:
     """The most training steps that one cell can take; 0 if its trainer's section does not say."""
-    total: Any = planned.data["trainer"].get("total_timesteps", 0)
+    trainer = planned.data["trainer"]
+    total: Any = trainer.get("total_timesteps", trainer.get("total_steps", 0))
     budget = planned.data["budget"]
     return min(total, budget) if total and budget else total or budget or 0
 
