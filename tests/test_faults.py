@@ -343,7 +343,10 @@ def test_a_second_process_is_refused(budwood: Budwood, small: Path, output: Path
         (folder,) = wait_for(lambda: [path.parents[1] for path in output.glob("*/checkpoints/step_*")][:1])
         config = (folder / "config.yaml").read_bytes()
         said = budwood("resume", folder, "trainer.total_timesteps=200_000_000")
-        assert said.error == f"{folder}: another process is training this run. Wait for it, or stop it first."
+        assert (
+            said.error
+            == f"{folder}: another process (pid {child}) is training this run. Wait for it, or stop it first."
+        )
         assert said.code == 1
         assert (folder / "config.yaml").read_bytes() == config
         assert budwood("runs", "--json").json[0]["status"] == "running"

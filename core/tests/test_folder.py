@@ -111,7 +111,11 @@ def test_the_runs_of_a_study_are_found_and_belong_to_the_same_output(runs: Path)
 
 def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    with run.locked(), pytest.raises(BudwoodError, match="another process is training this run"), run.locked():
+    with (
+        run.locked(),
+        pytest.raises(BudwoodError, match=rf"another process \(pid {os.getpid()}\) is training this run"),
+        run.locked(),
+    ):
         pass
 
 

@@ -99,19 +99,18 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """One process at a time may train in this folder."""
         try:
-            handle = (self.folder / LOCK).open("w")
+            handle = (self.folder / LOCK).open("a+")
         except OSError as error:
             raise disk_error(error, self.folder) from error
         with handle:
             give_up = time.monotonic() + LOCK_SECONDS
             while not _take(handle, fcntl.LOCK_EX):
                 if time.monotonic() > give_up:
-                    raise BudwoodError(
-                        "another process is training this run",
-                        where=str(self.folder),
-                        do="Wait for it, or stop it first",
-                    )
+                    raise _taken(handle, self.folder)
                 time.sleep(0.05)
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
             yield
 
     def _is_locked(self) -> bool:
@@ -121,6 +120,16 @@ class RunFolder:
                 return not _take(handle, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
+
+
+def _taken(handle: TextIO, folder: Path) -> BudwoodError:
+    handle.seek(0)
+    pid = handle.read().strip()
+    return BudwoodError(
+        f"another process{f' (pid {pid})' if pid else ''} is training this run",
+        where=str(folder),
+        do="Wait for it, or stop it first",
+    )
 
 
 def _take(handle: TextIO, kind: int) -> bool:
@@ -173,6 +182,12 @@ def disk_error(error: OSError, path: Path) -> BudwoodError:
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return ConfigError(
             "this folder cannot be written to", where=str(path), do="Choose another one with output=FOLDER"
+        )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return BudwoodError(
+            "too many open files",
+            where=str(path),
+            do="Raise the limit (ulimit -n), or look for a plugin or an environment that does not close what it opens",
         )
     return BudwoodError(f"writing failed: {error.strerror}", where=str(path), do="Check the disk")
 

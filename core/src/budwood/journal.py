@@ -103,7 +103,7 @@ class Journal:
             whole = data.rfind(b"\n", 0, written) + 1
             os.ftruncate(self._fd, start + whole)
             self._waiting = [data[whole:].decode()]
-            raise _no_space(error, self._path) from error
+            raise _unwritten(error, self._path) from error
         self._waiting = []
 
     def sync(self) -> None:
@@ -112,7 +112,7 @@ class Journal:
         try:
             os.fsync(self._fd)
         except OSError as error:
-            raise _no_space(error, self._path) from error
+            raise _unwritten(error, self._path) from error
 
     def close(self) -> None:
         """Flush and let go of the lock. Closing twice is allowed."""
@@ -246,7 +246,9 @@ def is_written(folder: Path) -> bool:
     return False
 
 
-def _no_space(error: OSError, path: Path) -> OSError | DiskFullError:
+def _unwritten(error: OSError, path: Path) -> BudwoodError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError("no space left for the journal", where=str(path), do="Free some space and resume the run")
-    return error
+    return BudwoodError(
+        f"the journal cannot be written: {error.strerror}", where=str(path), do="Check the disk, then resume the run"
+    )

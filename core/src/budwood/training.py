@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from budwood import config, journal, machine, report, tracking
-from budwood.api import BudwoodError, Counted, DiskFullError, StateTree, Trainer
+from budwood import config, journal, leaks, machine, report, tracking
+from budwood.api import BudwoodError, Counted, StateTree, Trainer
 from budwood.checkpoint import Checkpoints
 from budwood.folder import RunFolder, disk_error, write_atomically
 from budwood.outlets import Unheard
@@ -110,11 +110,13 @@ def train(
         progress.start(total, state["session"]["steps"] if state else 0)
         for line in (folder.run_id, *notes):
             progress.message(line)
-        begun = len(notes)
+        begun, held = len(notes), leaks.held()
         try:
             with _interruptible(session, progress), processes.watched(folder.folder):
                 trainer.fit(session)
                 session.finish()
+            for note in leaks.grown(held, leaks.held()):
+                session.note(note)
             status = "interrupted" if session.interrupted else "stopped" if session.stopped else "finished"
             paths = _leave(folder, planned, trainer, session, status, seconds(), notes, events)
             stopped_at = session.steps if status == "stopped" else None
@@ -283,8 +285,8 @@ def _record_failure(folder: RunFolder, events: journal.Journal, error: BaseExcep
     try:
         folder.write_status(status=status, error=str(error), ended=time.time(), cpu_seconds=cpu_seconds)
         events.status(status)
-    except DiskFullError:
-        if not isinstance(error, DiskFullError):
+    except BudwoodError:  # the disk that ended the run refuses this too: what ended it is the news
+        if not isinstance(error, BudwoodError):
             raise
 
 

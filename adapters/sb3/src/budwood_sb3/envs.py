@@ -23,6 +23,7 @@ from budwood_sb3 import env_state
 from budwood_sb3.config import EnvConfig
 from budwood_sb3.fast import FastVecEnv
 from budwood_sb3.vec_sources import MakeVecEnv
+from budwood_sb3.workers import WorkerVecEnv
 
 Role = Literal["train", "eval"]
 WrapEnv = Callable[[Any, str], Any]
@@ -81,7 +82,7 @@ def _nothing_to_wrap(wrap: WrapEnv | None, why: str) -> None:
 
 def _vec_class(config: EnvConfig) -> type[DummyVecEnv] | type[SubprocVecEnv]:
     if config.vec == "subproc":
-        return SubprocVecEnv
+        return WorkerVecEnv
     return FastVecEnv if config.fast else DummyVecEnv
 
 

@@ -7,6 +7,7 @@ line of standard output; then everything else that is printed goes to standard e
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -80,9 +81,6 @@ def _answer(words: list[str], debug: bool) -> Answer:
         return Answer({"error": {"what": "interrupted"}}, INTERRUPTED)
     except click.ClickException as error:
         return _usage(error)
-    except BrokenPipeError:
-        _abandon_stdout()
-        return Answer(None)
     except Exception as error:  # noqa: BLE001 - the last resort: a person gets a paragraph, --debug the traceback
         return _failure(error, invocation, debug)
     if isinstance(returned, Answer):
@@ -102,6 +100,9 @@ def _usage(error: click.ClickException) -> Answer:
 def _failure(error: Exception, invocation: Invocation, debug: bool) -> Answer:
     from budwood.api import BudwoodError
 
+    if isinstance(error, BrokenPipeError) and _stdout_is_gone():
+        _abandon_stdout()
+        return Answer(None)
     if debug:
         import traceback
 
@@ -116,8 +117,20 @@ def _failure(error: Exception, invocation: Invocation, debug: bool) -> Answer:
         return Answer({"error": facts | {"problems": list(error.problems)}}, error.exit_code)
     what = f"unexpected {type(error).__name__}: {error}"
     do = "" if debug else "Run the same command with --debug to see where"
+    if _is_out_of_memory(error):
+        what = f"out of memory: {' '.join(str(error).split())[:300]}"
+        do = "Make the batch, the rollout or the model smaller, then resume: the last checkpoint is intact"
     complain(str(BudwoodError(what, who=invocation.who, do=do)))
     return Answer({"error": facts | {"what": what, "where": "", "who": invocation.who, "do": do}}, 1)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's own error, that of a GPU, or that of torch's allocator on a CPU, which is a plain RuntimeError."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
 
 
 def complain(text: str) -> None:
@@ -125,6 +138,16 @@ def complain(text: str) -> None:
 
     click.secho("error", fg="red", bold=True, nl=False, err=True)
     click.echo(f": {without_secrets(text)}", err=True)
+
+
+def _stdout_is_gone() -> bool:
+    """Whether it is our reader that went away, and not the other end of some other pipe."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        return any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, event in poll.poll(0))
+    except (OSError, ValueError):  # no descriptor behind it
+        return False
 
 
 def _abandon_stdout() -> None:
