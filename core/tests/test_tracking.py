@@ -706,6 +706,40 @@ def test_server_lost_midway_and_answers_lost_on_their_way(gate: Gate, tmp_path: 
     assert tracked(events.folder).info.status == "FINISHED"
 
 
+@pytest.mark.usefixtures("nothing_started")
+@pytest.mark.parametrize("lies", [3, 10_000])
+def test_a_store_that_takes_numbers_and_does_not_keep_them(
+    lies: int, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers every third time without storing anything, ``lies`` times: all arrives, or the run says what did not."""
+    from mlflow.tracking import MlflowClient
+
+    honest, calls, told = MlflowClient.log_batch, [0], [0]
+
+    def log_batch(self: Any, run_id: str, metrics: Any = (), **rest: Any) -> None:
+        calls[0] += bool(metrics)
+        if metrics and (calls[0] % 3 == 1 or lies > 3) and told[0] < lies:
+            told[0] += 1
+            return
+        honest(self, run_id, metrics=metrics, **rest)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    events = begin(output)
+    log(events, range(20))
+    events.metrics({"nan": math.nan, "up": math.inf}, 1)
+    events.status("finished")
+    events.close()
+    Sink(events.folder).run(deadline=3)
+    assert told[0] > 0
+    if lies == 3:
+        assert_exactly_once(events.folder, 20)
+        assert tracking.status(events.folder).complete
+    else:
+        said = tracking.status(events.folder)
+        assert said.phase == "unreachable"
+        assert "numbers that MLflow had taken were not there" in said.error
+
+
 @pytest.mark.slow
 def test_server_killed_midway_and_started_again(tmp_path: Path, empty_database: Path) -> None:
     shutil.copy(empty_database, tmp_path / "server.db")

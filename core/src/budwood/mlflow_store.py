@@ -7,6 +7,7 @@ are compared before they are written; the run itself is found again by its tag a
 from __future__ import annotations
 
 import getpass
+import math
 import posixpath
 import re
 import zlib
@@ -86,6 +87,23 @@ class Store:
         entities = [Metric(safe_name(key), value, t, step) for key, value, t, step in points]
         for start in range(0, len(entities), METRICS_PER_BATCH):
             self.client.log_batch(run_id, metrics=entities[start : start + METRICS_PER_BATCH])
+
+    def lacks(self, run_id: str, points: Iterable[tuple[str, float, int, int]]) -> list[tuple[str, float, int, int]]:
+        """Those of ``points`` that the store does not give back; when they were logged does not matter. NaN and inf count by
+        their step alone, since MLflow keeps neither of them as it is in every store."""
+        wanted: dict[str, list[tuple[str, float, int, int]]] = {}
+        for point in points:
+            wanted.setdefault(safe_name(point[0]), []).append(point)
+        found: list[tuple[str, float, int, int]] = []
+        for key, asked in wanted.items():
+            history = self.client.get_metric_history(run_id, key)
+            there, steps = {(item.step, item.value) for item in history}, {item.step for item in history}
+            found += [
+                point
+                for point in asked
+                if ((point[3], point[1]) not in there if math.isfinite(point[1]) else point[3] not in steps)
+            ]
+        return found
 
     def artifact(self, run_id: str, path: Path, into: str) -> None:
         if path.is_dir():

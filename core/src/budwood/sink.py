@@ -69,6 +69,8 @@ class Sink:
             try:
                 if not self.send():
                     return
+                if not written:
+                    self._believe()
             except BudwoodError:
                 raise
             except Exception as error:  # noqa: BLE001  (whatever the store or its libraries raise is shown and retried)
@@ -98,6 +100,24 @@ class Sink:
             self._deliver(self.store, events, end)
             self._keep(position=end, sent=self.state.sent + len(events), phase="sending", error="")
         return True
+
+    def _believe(self) -> None:
+        """Every number of the run is asked back once, at its end; what a store said it took and did not keep is sent again.
+
+        :raises NotYetError: some was missing; whether it is there now is to be seen by asking once more.
+        """
+        run_id = self.state.mlflow_run_id
+        if run_id is None or self.store is None:
+            return
+        points = [
+            (key, value, event.t, event.step)
+            for event in journal.read(self.folder)
+            if event.kind == "metrics"
+            for key, value in event.data.items()
+        ]
+        if missing := self.store.lacks(run_id, points):
+            self.store.metrics(run_id, missing)
+            raise NotYetError(f"{len(missing)} numbers that MLflow had taken were not there, and were sent again")
 
     def _to_disk(self) -> None:
         """What MLflow gets must outlive a power failure here: a resume that did not know of it would send it again."""
