@@ -143,10 +143,13 @@ def complain(text: str) -> None:
 def _stdout_is_gone() -> bool:
     """Whether it is our reader that went away, and not the other end of some other pipe."""
     try:
+        sys.stdout.flush()
         poll = select.poll()
         poll.register(sys.stdout, 0)
         return any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, event in poll.poll(0))
-    except (OSError, ValueError):  # no descriptor behind it
+    except BrokenPipeError:
+        return True
+    except (OSError, ValueError, TypeError):  # no descriptor behind it
         return False
 
 
