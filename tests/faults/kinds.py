@@ -268,7 +268,7 @@ def second_run(draw: random.Random, counts: Counts) -> Fault:
 
 def leak(draw: random.Random, counts: Counts) -> Fault:
     """Something opens files and starts threads at every update and never lets go; the run is told of it and ends well."""
-    files = draw.randint(4, 12)
+    files = draw.randint(8, 16)
 
     def arm(strike: Strike, _output: Path) -> None:
         kept: list[Any] = []

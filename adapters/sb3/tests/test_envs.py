@@ -136,3 +136,25 @@ def test_an_info_that_the_environment_reuses_is_not_changed_after_the_fact() -> 
     venv.reset()
     first, second = [venv.step(np.zeros((1, 1)))[3][0] for _ in range(2)]
     assert (first["count"], second["count"]) == (1, 2)
+
+
+def test_a_dead_process_of_an_environment_is_named_whatever_is_asked_next() -> None:
+    import os
+    import signal
+
+    import gymnasium as gym
+
+    from budwood.api import ContributionError
+    from budwood_sb3.workers import WorkerVecEnv
+
+    env = WorkerVecEnv([lambda: gym.make("CartPole-v1")] * 2)
+    try:
+        os.kill(env.processes[1].pid, signal.SIGKILL)
+        env.processes[1].join()
+        with pytest.raises(ContributionError, match="environment 1 with exit code -9"):
+            env.has_attr("spec")
+        with pytest.raises(ContributionError, match="environment 1 with exit code -9"):
+            env.step([0, 0])
+    finally:
+        env.close()
+    assert not any(process.is_alive() for process in env.processes)

@@ -73,7 +73,7 @@ def plan(loaded: config.Loaded, folder: Path | None, *, recorded: bool = False, 
     assert adapter is not None
     capabilities = _answer(activation, adapter, "capabilities", run=run_for(adapter), target=None)
     contributions = compose.contributions(activation, run_for, capabilities)
-    if processes.several:
+    if processes.several or (data["processes"] or 1) > 1:
         _check_shared(capabilities, contributions, adapter)
     return Plan(data, model, activation, capabilities, contributions, run_for, processes)
 

@@ -58,9 +58,9 @@ def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress 
 
 def take_up(folder: RunFolder, loaded: config.Loaded, progress: Progress) -> Result:
     """Train the run of ``folder``, a cell of a study: from its newest intact checkpoint, or from the beginning."""
-    if folder.config_file.exists():
-        return _go_on(folder, loaded, progress)
-    return _begin(folder, loaded, progress)
+    with joined(_asked(loaded)) as processes:
+        begin = _go_on if folder.config_file.exists() else _begin
+        return begin(folder, loaded, progress, processes)
 
 
 def _asked(loaded: config.Loaded) -> int | None:

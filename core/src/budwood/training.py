@@ -115,7 +115,7 @@ def train(
             with _interruptible(session, progress), processes.watched(folder.folder):
                 trainer.fit(session)
                 session.finish()
-            for note in leaks.grown(held, leaks.held()):
+            for note in leaks.grown(held, leaks.held(), trainer.n_envs):
                 session.note(note)
             status = "interrupted" if session.interrupted else "stopped" if session.stopped else "finished"
             paths = _leave(folder, planned, trainer, session, status, seconds(), notes, events)
@@ -267,17 +267,23 @@ def offer_artifacts(events: journal.Journal, paths: Sequence[Path], tracked: Map
     What there is to say of those.
     """
     limit = tracked["artifact_megabytes"]
-    large = []
+    large, refused = [], []
     for path in paths:
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in files) / 1e6
         if limit is not None and size > limit:
             large.append(f"{path.relative_to(events.folder)} ({size:,.0f} MB)")
         else:
-            events.artifact(path)
-    if not large or not tracked["enabled"]:
+            try:
+                events.artifact(path)
+            except BudwoodError as error:  # a link out of the folder: the run is trained all the same
+                refused.append(f"not sent to the tracker: {error}")
+    if not tracked["enabled"]:
         return []
-    return [f"not sent to the tracker, being larger than tracking.artifact_megabytes ({limit}): {', '.join(large)}"]
+    if large:
+        sizes = ", ".join(large)
+        refused.append(f"not sent to the tracker, being larger than tracking.artifact_megabytes ({limit}): {sizes}")
+    return refused
 
 
 def _record_failure(folder: RunFolder, events: journal.Journal, error: BaseException, cpu_seconds: float) -> None:

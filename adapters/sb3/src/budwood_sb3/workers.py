@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,9 +18,25 @@ GONE = (EOFError, BrokenPipeError, ConnectionResetError)
 class WorkerVecEnv(SubprocVecEnv):
     """Stable-Baselines3's own; a process that ended is named instead of the pipe that broke."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with self._alive():
+            super().__init__(*args, **kwargs)
+
     def reset(self) -> Any:
         with self._alive():
             return super().reset()
+
+    def has_attr(self, attr_name: str) -> bool:
+        with self._alive():
+            return super().has_attr(attr_name)
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        with self._alive():
+            return super().get_attr(attr_name, indices)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        with self._alive():
+            return super().env_method(method_name, *args, indices=indices, **kwargs)
 
     def step_async(self, actions: Any) -> None:
         with self._alive():
@@ -46,6 +63,7 @@ class WorkerVecEnv(SubprocVecEnv):
         try:
             yield
         except GONE as error:
+            traceback.clear_frames(error.__traceback__)  # a half-sent message left in them crashes CPython 3.12's collector
             for process in self.processes:
                 process.join(timeout=1.0 / len(self.processes))  # its exit code may come after the end of its pipe
             ended = [

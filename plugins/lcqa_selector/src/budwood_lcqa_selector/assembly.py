@@ -63,4 +63,5 @@ class Picking:
         return bool(rows and evaluation["episodes"] and every and every < trainer["total_steps"])
 
     def callback(self) -> StageCallback:
-        return StageCallback(self.controller, self.config.monitor, self.score.samples, self.run.folder)
+        folder = self.run.folder if self.run.processes.first else None
+        return StageCallback(self.controller, self.config.monitor, self.score.samples, folder)
