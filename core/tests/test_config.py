@@ -382,7 +382,7 @@ def test_resolved_data_is_complete_and_reads_back_as_itself(tmp_path: Path, acti
     text = f"{MINIMAL}plugins:\n  flow: {flow}\n  bare-one:\n"
     resolved = config.resolve(config.load(written(tmp_path, text, "half cheetah.yaml")), activation)
     assert list(resolved.data) == [
-        *("name", "seed", "trainer", "env", "plugins", "budget", "evaluation", "checkpoint", "tracking"),
+        *("name", "seed", "processes", "trainer", "env", "plugins", "budget", "evaluation", "checkpoint", "tracking"),
         *("output", "init_from", "device", "precision"),
     ]
     assert resolved.data["name"] == "half-cheetah"
@@ -566,8 +566,8 @@ def test_secrets_live_in_the_model_only_and_must_be_given_again(tmp_path: Path, 
     path = written(tmp_path, kept)
     assert refused(lambda: config.resolve(config.load(path), activation), tmp_path) == (
         "run.yaml: the configuration has 2 problems.\n"
-        "  - plugins.flow.api_token (line 20): this secret was not kept on disk; give it again as plugins.flow.api_token=...\n"
-        "  - plugins.flow.login (line 21): this secret was not kept on disk; give it again as plugins.flow.login=..."
+        "  - plugins.flow.api_token (line 21): this secret was not kept on disk; give it again as plugins.flow.api_token=...\n"
+        "  - plugins.flow.login (line 22): this secret was not kept on disk; give it again as plugins.flow.login=..."
     )
     again = config.resolve(config.load(path, ["plugins.flow.login=other", "plugins.flow.api_token=other"]), activation)
     assert config.differing(resolved.data, again.data) == []
@@ -597,7 +597,8 @@ class Shape(Enum):
             config.RunConfig,
             True,
             "trainer.kind: its config_model describes budget, checkpoint, device, evaluation, init_from, name, output, "
-            "plugins, precision, seed, tracking, which budwood owns. Asked for by budwood-flow 1.0. Report this to its author.",
+            "plugins, precision, processes, seed, tracking, which budwood owns. Asked for by budwood-flow 1.0. "
+            "Report this to its author.",
         ),
     ],
 )
@@ -712,7 +713,7 @@ def test_json_schema_for_editors(activation: Activation) -> None:
     assert made["title"] == "budwood run"
     assert made["required"] == ["trainer", "env"]
     assert made["additionalProperties"] is False
-    assert list(made["properties"])[:5] == ["name", "seed", "trainer", "env", "plugins"]
+    assert list(made["properties"])[:6] == ["name", "seed", "processes", "trainer", "env", "plugins"]
 
     def follow(node: Mapping[str, Any]) -> Mapping[str, Any]:
         return made["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node

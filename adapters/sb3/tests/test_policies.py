@@ -230,6 +230,7 @@ def test_the_size_of_a_critics_gradient_does_not_change_the_actors_step(make_run
     """Clipped together, a critic whose returns are in the thousands would leave nothing of the actor's gradient."""
     from types import SimpleNamespace
 
+    from budwood_sb3.pieces import Piece, Whole
     from budwood_sb3.updates import _step
 
     moved = []
@@ -237,7 +238,8 @@ def test_the_size_of_a_critics_gradient_does_not_change_the_actors_step(make_run
         policy = train(run_for(make_run), Neutral(TwoRates)).native.policy
         before = policy.network.mean.weight.detach().clone()
         _, value, log_prob = policy(torch.ones(4, *policy.observation_space.shape))
-        _step(SimpleNamespace(policy=policy, max_grad_norm=0.5), 100 * log_prob.mean() + size * value.mean())
+        model = SimpleNamespace(policy=policy, max_grad_norm=0.5, _pieces=Whole())
+        _step(model, 100 * log_prob.mean() + size * value.mean(), Piece(None, log_prob))
         moved.append(policy.network.mean.weight.detach() - before)
     assert moved[0].abs().max() > 0
     torch.testing.assert_close(moved[0], moved[1], rtol=0, atol=0)

@@ -148,7 +148,7 @@ def test_ctrl_c_keeps_the_average_and_resume_ends_where_an_undisturbed_run_does(
         (["record", "--from", "lerobot:", "--out", "x"], "write minari:ID or lerobot:REPO"),
         (["pretrain", "nothing", "--out", "x"], "there is no such file"),
         (["pretrain", "nothing", "--out", "x", "--hidden", "a"], "write widths as 256,256,256"),
-        (["evaluate", "nothing"], "the saved flow cannot be used"),
+        (["evaluate", "nothing"], "no run 'nothing' under"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_paragraph(

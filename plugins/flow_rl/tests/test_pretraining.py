@@ -43,13 +43,19 @@ def two_modes(share: float = 0.7, steps: int = 4000) -> Demonstrations:
     return concatenated(parts, [True] * steps, [False] * steps)
 
 
+def acted(folder: Path, observations: np.ndarray, steps: int, seed: int) -> np.ndarray:
+    """(n, C, D): what the saved flow does, in the demonstrations' own units."""
+    flow = load_flow(folder)
+    chunks = _actor(flow, steps, seed)(observations)
+    return flow.normalisation.actions.unscale(torch.from_numpy(chunks.clip(-1, 1))).numpy()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_modes_are_learnt_with_their_shares(tmp_path: Path, family: str) -> None:
     settings = Settings(family, horizon=1, hidden=(64, 64, 64), steps=2000, batch=256, every=1000, held_out=0.1)
     ended = Pretraining(tmp_path, two_modes(), settings).run()
     assert ended.step == 2000
-    act = _actor(load_flow(tmp_path), 20, seed=1)
-    sampled = act(np.zeros((4000, 1), np.float32))[:, 0]
+    sampled = acted(tmp_path, np.zeros((4000, 1), np.float32), steps=20, seed=1)[:, 0]
     to_first = np.linalg.norm(sampled - [0.8, -0.4], axis=1)
     to_second = np.linalg.norm(sampled - [-0.6, 0.8], axis=1)
     near = np.minimum(to_first, to_second) < 0.3
@@ -240,7 +246,7 @@ def test_a_constant_action_is_cloned_and_said(tmp_path: Path) -> None:
     training = Pretraining(tmp_path, replace(demos, actions=actions), replace(SMALL, steps=400, hidden=(64,)))
     assert training.run().notes == training.notes
     assert "action dimensions 1" in training.notes[0]
-    chunk = _actor(load_flow(tmp_path), 4, seed=0)(demos.observations)
+    chunk = acted(tmp_path, demos.observations, steps=4, seed=0)
     assert np.isfinite(chunk).all()
     assert np.abs(chunk[..., 1] - 0.25).mean() < 0.3
 

@@ -63,7 +63,9 @@ class WorkerVecEnv(SubprocVecEnv):
         try:
             yield
         except GONE as error:
-            traceback.clear_frames(error.__traceback__)  # a half-sent message left in them crashes CPython 3.12's collector
+            traceback.clear_frames(
+                error.__traceback__
+            )  # a half-sent message left in them crashes CPython 3.12's collector
             for process in self.processes:
                 process.join(timeout=1.0 / len(self.processes))  # its exit code may come after the end of its pipe
             ended = [
