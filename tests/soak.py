@@ -28,9 +28,9 @@ EVERY = 10.0
 
 
 def sample(root: psutil.Process) -> dict[str, float]:
-    """Memory that is its own (USS, MiB), open files and threads of a process and everything it started."""
+    """Memory that is no file's (MiB), open files and threads of a process and everything it started."""
     tree = [root, *root.children(recursive=True)]
-    own = [process.memory_full_info().uss / 2**20 for process in tree]
+    own = [anonymous(process) for process in tree]
     return {
         "trainer_mib": round(own[0], 2),
         "children_mib": round(sum(own[1:]), 2),
@@ -38,6 +38,15 @@ def sample(root: psutil.Process) -> dict[str, float]:
         "threads": sum(process.num_threads() for process in tree),
         "processes": len(tree),
     }
+
+
+def anonymous(process: psutil.Process) -> float:
+    """MiB. What is mapped from files is left out: how much of it is a process's own changes when others end."""
+    status = Path(f"/proc/{process.pid}/status")
+    if not status.exists():
+        return float(process.memory_info().rss / 2**20)
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("RssAnon")]
+    return int(line.split()[1]) / 2**10
 
 
 def growth(rows: Sequence[Mapping[str, float]], column: str) -> float:
