@@ -10,7 +10,7 @@ import torch
 
 from budwood.api import BudwoodError
 from budwood_flow_rl.demonstrations import DemonstrationError
-from budwood_flow_rl.normalisation import MinMax, Normalisation
+from budwood_flow_rl.normalisation import STRAY, MinMax, Normalisation
 
 
 def test_least_and_largest_become_minus_one_and_one_and_come_back() -> None:
@@ -72,3 +72,11 @@ def test_json_gives_back_the_same_floats() -> None:
     assert made.notes == [
         "constant in the demonstrations: action dimensions 0, 1; scaled to 0, and what strays from the constant keeps its unit"
     ]
+
+
+def test_a_dimension_that_hardly_moved_in_the_data_does_not_blow_up_when_it_does() -> None:
+    """A switch of Franka Kitchen that no demonstration touched moves by 1e-5 there, and by 0.7 when it is hit."""
+    rows = np.stack([np.linspace(0, 1, 50), np.linspace(0, 1e-5, 50)], axis=1).astype(np.float32)
+    scaled = MinMax.of(rows).scale(torch.tensor([[0.5, 0.7], [1.2, -0.7]]))
+    assert scaled[:, 1].tolist() == [STRAY, -STRAY]
+    assert scaled[:, 0].tolist() == pytest.approx([0.0, 1.4], abs=1e-6)

@@ -14,6 +14,9 @@ from budwood_flow_rl.demonstrations import DemonstrationError, Demonstrations
 
 CONSTANT = 1e-6
 """A dimension whose range is at most this share of its size (or of 1, if that is more) is constant: rounding, not data."""
+STRAY = 10.0
+"""How far outside [-1, 1] a scaled value may lie, as in Stable-Baselines3's ``VecNormalize``. A dimension that hardly moved in
+the data, such as a switch that no demonstration touched, would else be thousands once it does."""
 
 
 class MinMax(nn.Module):
@@ -58,8 +61,8 @@ class MinMax(nn.Module):
         return [int(i) for i in np.flatnonzero(flat)]
 
     def scale(self, x: Tensor) -> Tensor:
-        """(..., n) in the data's units -> (..., n)."""
-        return (x - self.centre) / self.radius
+        """(..., n) in the data's units -> (..., n), within +-STRAY."""
+        return ((x - self.centre) / self.radius).clamp(-STRAY, STRAY)
 
     def unscale(self, y: Tensor) -> Tensor:
         """(..., n) -> (..., n) in the data's units."""
