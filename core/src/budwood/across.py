@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,18 +49,19 @@ def check(made: Contributions) -> None:
 class Memories:
     """What the contributions of a run remember, as a checkpoint carries it for all processes.
 
-    ``callbacks`` are those that this process calls.
+    ``callbacks`` are those that this process calls, and ``called_by_all`` those that every process does.
     """
 
     def __init__(self, made: Contributions, processes: Processes) -> None:
         self._made, self._processes = made, processes
         self.callbacks = [item for item in made.callbacks if self._called(item)]
+        self.called_by_all = [item for item in made.callbacks if not only_watches(item.value)]
         self._rewards = {
             f"{item.plugin}.{item.value.name}": item for item in _rewards(made) if item.value.state is not None
         }
 
     def _called(self, item: Contributed[RunCallback]) -> bool:
-        return self._processes.first or _said(item.value) != "first"
+        return self._processes.first or not only_watches(item.value)
 
     def synchronise(self) -> None:
         """At a boundary, in every process: what has to be made the same is."""
@@ -72,21 +74,28 @@ class Memories:
 
         :raises ContributionError: what is said to be the same is not.
         """
-        callbacks = [_asked(item, item.value, when) for item in self._made.callbacks]
-        terms = {name: _asked(item, item.value.state, when) for name, item in self._rewards.items()}
-        parts = self._processes.to_first((callbacks, terms)) if self._processes.several else []
-        if parts:
-            callbacks = [
-                _joined([part[0][i] for part in parts], _said(item.value), item)
-                for i, item in enumerate(self._made.callbacks)
-            ]
-            terms = {
-                name: _joined([part[1][name] for part in parts], _said(item.value.state), item)
-                for name, item in self._rewards.items()
-            }
+        callbacks = [self._memory(item, item.value, when) for item in self._made.callbacks]
+        terms = {name: self._memory(item, item.value.state, when) for name, item in self._rewards.items()}
         owners = [item.plugin for item in self._made.callbacks]
         saved = [{"plugin": owner, "state": state} for owner, state in zip(owners, callbacks, strict=True)]
         return {"callbacks": saved, "terms": terms}
+
+    def _memory(self, item: Contributed[Any], holder: Any, when: str) -> StateTree:
+        """Of what is the same only process 0 keeps it; the others send its fingerprint. A callback that process 0 alone calls
+        is asked there alone."""
+        said = _said(holder)
+        if said == "first" and not self._processes.first:
+            return {}
+        with blamed(item, "state_dict", when):
+            state: StateTree = holder.state_dict()
+        if not self._processes.several or said == "first":
+            return state
+        if said == "environments":
+            parts = self._processes.to_first(state)
+            with blamed(item, "state_dict", when):
+                return _mapped(_concatenated, parts) if parts else state
+        _check_same(self._processes.to_first(_fingerprints(state)), item)
+        return state
 
     def load_state_dict(self, state: StateTree, when: str) -> None:
         if len(state["callbacks"]) != len(self._made.callbacks):
@@ -108,10 +117,8 @@ class Memories:
             holder.load_state_dict(saved)
 
 
-def _asked(item: Contributed[Any], holder: Any, when: str) -> StateTree:
-    with blamed(item, "state_dict", when):
-        state: StateTree = holder.state_dict()
-    return state
+def only_watches(callback: RunCallback) -> bool:
+    return bool(_said(callback) == "first")
 
 
 def play(
@@ -158,33 +165,37 @@ def _said(holder: Any) -> Any:
     return getattr(holder, "across_processes", None)
 
 
-def _joined(parts: Sequence[StateTree], said: str | None, item: Contributed[Any]) -> StateTree:
-    if said == "first":
-        return parts[0]
-    if said == "environments":
-        joined: StateTree = _mapped(np.concatenate, parts)
-        return joined
-    for rank, part in enumerate(parts):
-        if not _equal(parts[0], part):
+def _fingerprints(state: StateTree) -> dict[Any, str]:
+    """Of each entry, by its bits: a NaN is the same as itself, and tensors are compared wherever they live."""
+    return {key: tree.fingerprint(value) for key, value in state.items()}
+
+
+def _check_same(prints: Sequence[Mapping[Any, str]], item: Contributed[Any]) -> None:
+    for rank, other in enumerate(prints):
+        names = {**prints[0], **other}
+        if apart := [str(name) for name in names if prints[0].get(name) != other.get(name)]:
             raise ContributionError(
-                f"what it remembers is not the same in process 0 and in process {rank}",
+                f"what it remembers is not the same in process 0 and in process {rank}: {', '.join(apart)}",
                 where=f"plugins.{item.plugin}",
                 who=item.who,
                 do="It must follow from what every process is told alike, or be made so by synchronise(processes)",
             )
-    return parts[0]
 
 
 def _mapped(function: Callable[[list[Any]], Any], trees: Sequence[Any]) -> Any:
-    """``function`` of the arrays at the same place of every tree; what is no array is taken from the first."""
+    """``function`` of the arrays or tensors at the same place of every tree; what is neither is taken from the first."""
     first = trees[0]
     if isinstance(first, dict):
         return {key: _mapped(function, [tree[key] for tree in trees]) for key in first}
     if isinstance(first, list | tuple):
         return type(first)(_mapped(function, list(items)) for items in zip(*trees, strict=True))
-    return function(list(trees)) if isinstance(first, np.ndarray) else first
+    return function(list(trees)) if isinstance(first, np.ndarray) or _is_tensor(first) else first
 
 
-def _equal(one: StateTree, other: StateTree) -> bool:
-    (shape, arrays), (other_shape, others) = tree.encode(one), tree.encode(other)
-    return shape == other_shape and all(np.array_equal(value, others[name]) for name, value in arrays.items())
+def _concatenated(rows: list[Any]) -> Any:
+    return sys.modules["torch"].cat(rows) if _is_tensor(rows[0]) else np.concatenate(rows)
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)

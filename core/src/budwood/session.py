@@ -6,12 +6,12 @@ always holds a state from which the trainer can go on exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from budwood import across
+from budwood import across, evaluated, wishes
 from budwood.api import (
     ALONE,
     Contributed,
@@ -66,23 +66,22 @@ class Session:
         self._watch = Stopwatch("evaluation", "checkpoint", "callbacks")
         self._counts = EnvSteps(trainer, processes)
         self.notes: list[str] = []
-        self.stopped: str | None = None
         self.interrupted = False
-        self._reset_seed: int | None = None
         self._evaluated_at = -1
         self.ended_at = -1
         self._recorder, self._screen, self._rhythm, self._save = recorder, screen, rhythm, save
         self._restored, self._processes = restored, processes
+        self._wishes = wishes.Wishes()
+        self._watching = wishes.Watching(self)
         self._memories = across.Memories(contributions, processes)
         self._callbacks = self._memories.callbacks
+        self._asked_by_all = bool(self._memories.called_by_all or contributions.evaluators)
         self._asked_to_stop = False
         self._evaluation = Due(rhythm.evaluate_every if rhythm.episodes else None)
         self._checkpoint = Due(rhythm.checkpoint_every if save else None)
         self._evaluators = [(item, Due(item.value.every)) for item in contributions.evaluators]
-        self._checkpoint_asked = False
         self._muted = False
-        self._on_rollout_end = self._overriding("on_rollout_end")
-        self._on_update_end = self._overriding("on_update_end")
+        self._watched = self._overridden("on_update_end") or self._overridden("on_rollout_end")
         self.next_boundary = 0
 
     # ---- RunControl: what a callback may ask for -------------------------------------------------------------------
@@ -101,6 +100,11 @@ class Session:
     def spent(self) -> bool:
         """Whether the budget of environment steps is used up. Only the last evaluation comes on top of it."""
         return self._rhythm.budget is not None and self.env_steps >= self._rhythm.budget
+
+    @property
+    def stopped(self) -> str | None:
+        """Why a callback ended training, if one did."""
+        return self._wishes.stopped
 
     @property
     def goes_on(self) -> bool:
@@ -126,7 +130,7 @@ class Session:
         return evaluation
 
     def reset_policy(self, seed: int) -> None:
-        self._reset_seed = seed
+        self._wishes.reset(seed)
         self.next_boundary = 0
 
     def policy_state(self) -> StateTree:
@@ -140,11 +144,11 @@ class Session:
 
     def checkpoint(self) -> None:
         if self._save is not None:
-            self._checkpoint_asked = True
+            self._wishes.save()
             self.next_boundary = 0
 
     def stop(self, reason: str) -> None:
-        self.stopped = reason
+        self._wishes.stop(reason)
         self.next_boundary = 0
 
     def note(self, text: str) -> None:
@@ -155,31 +159,26 @@ class Session:
 
     def start(self) -> bool:
         self._muted = self._restored is not None
-        for item in self._callbacks:
-            with self._blaming(item, "on_run_start"):
-                item.value.on_run_start(self)
+        self._tell("on_run_start")
         self._muted = False
         if self._restored is not None:
             with taking_up(f"the session of the checkpoint of step {self._restored.get('steps')}"):
                 self._load_state(self._restored)
             self._restored = None
         self._counts.begin()
+        self._hear()
         return self._goes_on()
 
     def wants_rollouts(self) -> bool:
-        return bool(self._on_rollout_end)
+        return self._overridden("on_rollout_end")
 
     def rollout_end(self, rollout: Rollout) -> None:
         with self._watch.timed("callbacks"):
-            for item in self._on_rollout_end:
-                with self._blaming(item, "on_rollout_end"):
-                    item.value.on_rollout_end(self, rollout)
+            self._tell("on_rollout_end", rollout)
 
     def measured(self, metrics: Mapping[str, float], steps: int) -> None:
         self._advance(steps)
-        for item in self._callbacks:
-            with self._blaming(item, "on_eval_metrics"):
-                item.value.on_eval_metrics(self, metrics)
+        self._tell("on_eval_metrics", metrics)
 
     def _advance(self, steps: int) -> None:
         self._counts.advance(steps - self.steps)
@@ -199,15 +198,14 @@ class Session:
         """
         self._agree()
         if not self.interrupted and self.ended_at != self.steps:
-            for callback in self._callbacks:
-                with self._blaming(callback, "on_run_end"):
-                    callback.value.on_run_end(self)
+            self._tell("on_run_end")
             if self._rhythm.episodes and self._evaluated_at != self.steps:
                 self._evaluate_now()
             for item, due in self._evaluators:
                 if due.last != self.steps:
                     self._run_evaluator(item)
             self.ended_at = self.steps
+        self._hear()
         if self._save is not None:
             self._save_now()
         self._recorder.flush()
@@ -224,25 +222,30 @@ class Session:
 
     def _agree(self) -> None:
         if self._processes.several:
-            self.interrupted = any(self._processes.gather(self._asked_to_stop))
+            together = self._processes.gather((self._asked_to_stop, self._wishes.made()))
+            self.interrupted = any(asked for asked, _ in together)
+            wishes.check([made for _, made in together], self._when)
             self._memories.synchronise()
+
+    def _hear(self) -> None:
+        """What callbacks have just asked for is what they asked for in every process."""
+        if self._processes.several and self._asked_by_all:
+            wishes.check(self._processes.gather(self._wishes.made()), self._when)
 
     # ---- at a boundary ---------------------------------------------------------------------------------------------
 
     def _goes_on(self) -> bool:
         """Whether there is anything left to train. A policy is reset last of all and only then, so that what is evaluated,
         saved and exported at this boundary is the one that was trained."""
-        if self.goes_on and self._reset_seed is not None:
-            self.trainer.reset_policy(self._reset_seed)
-            self._reset_seed = None
+        if self.goes_on and self._wishes.reset_seed is not None:
+            self.trainer.reset_policy(self._wishes.reset_seed)
+            self._wishes.reset_seed = None
         self._plan()
         return self._unstopped
 
     def _work(self) -> None:
         with self._watch.timed("callbacks"):
-            for item in self._on_update_end:
-                with self._blaming(item, "on_update_end"):
-                    item.value.on_update_end(self)
+            self._tell("on_update_end")
         if self.steps >= self._evaluation.next:
             self._evaluation.advance(self.steps)
             self._evaluate_now()
@@ -250,7 +253,8 @@ class Session:
             if self.steps >= due.next:
                 due.advance(self.steps)
                 self._run_evaluator(evaluator)
-        if self.steps >= self._checkpoint.next or self._checkpoint_asked:
+        self._hear()
+        if self.steps >= self._checkpoint.next or self._wishes.checkpoint:
             self._save_now()
         self._recorder.flush()
 
@@ -260,9 +264,8 @@ class Session:
             events.append(self.steps + self._counts.left(self._rhythm.budget - self.evaluation_steps))
         self.next_boundary = min(events)
         # After the line above: a signal that comes between the two is seen here. Rollouts need to know their step.
-        watched = self._on_update_end or self._on_rollout_end
-        asked = self._checkpoint_asked or self._reset_seed is not None
-        if watched or asked or self.interrupting or self.stopped is not None or self._processes.several:
+        asked = self._wishes.checkpoint or self._wishes.reset_seed is not None
+        if self._watched or asked or self.interrupting or self.stopped is not None or self._processes.several:
             self.next_boundary = 0
 
     def _evaluate_now(self) -> None:
@@ -272,21 +275,8 @@ class Session:
             return
         evaluation = self.evaluate(self._rhythm.episodes, self._rhythm.evaluation_seed)
         self.evaluations.append((self.steps, evaluation))
-        returns = evaluation.returns
-        spread = float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
-        self.log(
-            {
-                "eval/return_mean": float(returns.mean()),
-                "eval/return_std": spread,
-                "eval/return_se": spread / len(returns) ** 0.5,
-                "eval/length_mean": float(evaluation.lengths.mean()),
-                "eval/env_steps": float(self.env_steps),
-                **{f"eval/{name}": float(value) for name, value in evaluation.metrics.items()},
-            }
-        )
-        for item in self._callbacks:
-            with self._blaming(item, "on_eval"):
-                item.value.on_eval(self, evaluation)
+        self.log(evaluated.metrics(evaluation, self.env_steps))
+        self._tell("on_eval", evaluation)
 
     def _measure_now(self, trainer: Measured) -> None:
         self._screen.phase("evaluating")
@@ -305,15 +295,14 @@ class Session:
 
     def _save_now(self) -> None:
         assert self._save is not None
-        self._checkpoint_asked = False
+        self._wishes.checkpoint = False
         self._checkpoint.advance(self.steps)
         self._screen.phase("saving a checkpoint")
         with self._watch.timed("checkpoint"):
             folder = self._save(self)
         self._screen.phase("")
-        for item in self._callbacks:
-            with self._blaming(item, "on_checkpoint"):
-                item.value.on_checkpoint(self, folder)
+        self._tell("on_checkpoint", folder)
+        self._hear()
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
@@ -325,15 +314,11 @@ class Session:
             "env_steps": self.env_steps,
             "ended_at": self.ended_at,
             "stopped": self.stopped,
-            "reset_seed": self._reset_seed,
+            "reset_seed": self._wishes.reset_seed,
             "evaluated_at": self._evaluated_at,
             "evaluators": [due.last for _, due in self._evaluators],
             "latest": dict(self.latest),
-            "evaluations": [
-                {"step": step, "returns": e.returns, "lengths": e.lengths, "env_steps": e.env_steps, "seed": e.seed}
-                | {"metrics": dict(e.metrics)}
-                for step, e in self.evaluations
-            ],
+            "evaluations": evaluated.saved(self.evaluations),
             **self._memories.state_dict(self._when),
         }
 
@@ -342,14 +327,11 @@ class Session:
         self.evaluation_steps = state["evaluation_steps"]
         self._counts.trained = state.get("env_steps", self.steps + self.evaluation_steps) - self.evaluation_steps
         self.ended_at = state["ended_at"]
-        self.stopped = self.stopped or state["stopped"]
-        self._reset_seed = state["reset_seed"]
+        self._wishes.stopped = self.stopped or state["stopped"]
+        self._wishes.reset_seed = state["reset_seed"]
         self._evaluated_at = state["evaluated_at"]
         self.latest = dict(state["latest"])
-        self.evaluations = [
-            (e["step"], Evaluation(e["returns"], e["lengths"], e["env_steps"], e["seed"], e.get("metrics", {})))
-            for e in state["evaluations"]
-        ]
+        self.evaluations = evaluated.loaded(state["evaluations"])
         self._memories.load_state_dict(state, self._when)
         for due in (self._evaluation, self._checkpoint, *(due for _, due in self._evaluators)):
             due.advance(self.steps)
@@ -362,9 +344,18 @@ class Session:
     def _when(self) -> str:
         return f"step {self.steps}"
 
-    def _overriding(self, event: str) -> Sequence[Contributed[RunCallback]]:
+    def _overridden(self, event: str) -> bool:
         base = getattr(RunCallback, event)
-        return [item for item in self._callbacks if getattr(type(item.value), event, base) is not base]
+        return any(getattr(type(item.value), event, base) is not base for item in self._callbacks)
 
-    def _blaming(self, item: Contributed[Any], what: str) -> AbstractContextManager[None]:
-        return blamed(item, what, self._when)
+    def _tell(self, event: str, *facts: Any) -> None:
+        for item in self._callbacks:
+            control = self._watching if across.only_watches(item.value) else self.control
+            with self._blaming(item, event):
+                getattr(item.value, event)(control, *facts)
+
+    @contextmanager
+    def _blaming(self, item: Contributed[Any], what: str) -> Iterator[None]:
+        self._wishes.asking = item
+        with blamed(item, what, self._when):
+            yield

@@ -19,6 +19,7 @@ Mappings come back as dict, tensors contiguous, on the CPU and without gradient.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import struct
@@ -98,6 +99,16 @@ def tensor_file(tensors: Mapping[str, Any]) -> Iterator[bytes | memoryview]:
     yield struct.pack("<Q", len(text)) + text
     for _, tensor, _, _ in entries:
         yield _bytes(tensor)
+
+
+def fingerprint(state: Any) -> str:
+    """A digest of everything that :func:`encode` and :func:`tensor_file` would write of ``state``: of its bits, so that a NaN
+    is itself, and -0.0 is not 0.0."""
+    structure, tensors = encode(state)
+    digest = hashlib.sha256(json.dumps(structure, sort_keys=True).encode())
+    for piece in tensor_file(dict(sorted(tensors.items()))):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 @contextmanager
