@@ -107,6 +107,21 @@ class Plugin:
 """
 
 
+HASTY = """
+from budwood.api import RunCallback, hookimpl
+
+class Stop(RunCallback):
+    def __init__(self, run): self.run = run
+    def on_update_end(self, control):
+        if control.steps == 5 and self.run.processes.rank == 1:
+            control.stop("enough")
+
+class Plugin:
+    @hookimpl
+    def callbacks(self, run): return [Stop(run)]
+"""
+
+
 class Launched:
     """``budwood WORDS`` in a process of its own, with standard error in a file."""
 
@@ -202,6 +217,18 @@ def test_an_error_in_one_process_ends_all_and_is_what_is_shown(launched: Callabl
     assert "process 1 of 2 failed: plugins.pendulum: the pendulum fell off" in status["error"]
 
 
+def test_what_a_callback_asks_for_in_one_process_alone_ends_all_and_is_told(
+    launched: Callable[..., Launched], offer: Any
+) -> None:
+    """Else process 1 would stop while process 0 waits for it until the deadline."""
+    offer("hasty", HASTY)
+    one = launched("launch", "-n", "2", "run", "count.yaml", "plugins.hasty={}")
+    assert one.wait() == 4
+    said = "callback asked for different things in the processes of this run (process 0: nothing; process 1: to stop (enough))"
+    assert one.said.count(said) == 1
+    assert "Asked for by budwood-hasty" in one.said
+
+
 def test_a_killed_process_takes_the_others_along_and_the_run_goes_on_from_its_checkpoint(
     launched: Callable[..., Launched],
 ) -> None:
@@ -212,7 +239,7 @@ def test_a_killed_process_takes_the_others_along_and_the_run_goes_on_from_its_ch
     os.kill(pids[1], signal.SIGKILL)
     assert one.wait() == 128 + signal.SIGKILL
     assert gone(pids, 1.0)
-    assert "process 1 of 2 was killed by SIGKILL" in one.said
+    assert "process 1 of 2 was killed by SIGKILL first. Continue with: budwood launch -n 2 resume RUN" in one.said
     run = one.run
     assert run.status["status"] == "failed"
 

@@ -171,13 +171,25 @@ def inside(folder: Path, path: Path) -> Path:
     return found
 
 
+def going_on(run: str = "RUN", settings: str = "", count: int | None = None) -> str:
+    """The command by which a run goes on in as many processes: ``count``, or those that this one was started with."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    count = world if count is None else count
+    words = " ".join(["resume", run, *([settings] if settings else [])])
+    if count == 1:
+        return f"budwood {words}"
+    if int(os.environ.get("LOCAL_WORLD_SIZE", count)) < count:
+        return f"accelerate launch ... -m budwood {words}, on every machine as before"
+    return f"budwood launch -n {count} {words}"
+
+
 def disk_error(error: OSError, path: Path) -> BudwoodError:
     """An operating-system error while writing ``path``, as one clear paragraph."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(
             "no space left on the disk",
             where=str(path),
-            do="Free some space, then continue with: budwood resume RUN. The last checkpoint is intact",
+            do=f"Free some space, then continue with: {going_on()}. The last checkpoint is intact",
         )
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return ConfigError(

@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from budwood import machine
+from budwood.folder import going_on
 from budwood.processes import LOST, environment
 
 TERMINATE_SECONDS, KILL_SECONDS = 8.0, 16.0
 """After the first failure: until the others are asked to end, and until they are made to."""
 SHOWN_BYTES = 20_000
 INTERRUPTED = 130
+SPOKEN = range(1, LOST)
+"""Exit codes that a command of budwood ends with, having said why."""
 
 
 @dataclass(frozen=True)
@@ -115,15 +118,36 @@ def _attend(children: Sequence[subprocess.Popen[bytes]]) -> int | None:
 
 
 def _verdict(first: int | None, codes: Sequence[int], logs: Sequence[IO[bytes]]) -> tuple[str, int]:
-    """What is to be said, and the exit code. Process 0 has spoken for itself."""
+    """What is to be said, and the exit code. Process 0 has spoken for itself, but for what it left to another to say."""
+    count = len(codes)
     if first is None:
-        waited = next((rank for rank, code in enumerate(codes) if code == LOST), None)
-        return (_tail(logs[waited]) if waited else "", LOST if waited is not None else max(map(abs, codes)))
-    code, who = codes[first], f"process {first} of {len(codes)}"
+        if all(code in (0, INTERRUPTED) for code in codes):
+            return "", max(codes)
+        said = (_tail(log) for log, code in zip(logs[1:], codes[1:], strict=True) if code not in (0, INTERRUPTED))
+        code = LOST if LOST in codes else max(map(_for_shell, codes))
+        return next(filter(None, said), f"{_ends(codes)}. Continue with: {going_on(count=count)}"), code
+    code, who = codes[first], f"process {first} of {count}"
     if code < 0:
-        name = signal.Signals(-code).name
-        return f"{who} was killed by {name}. Continue with: budwood resume RUN", 128 - code
-    return f"{who} failed first, with exit code {code}:\n{_tail(logs[first])}" if first else "", code
+        return f"{who} {_end(code)} first. Continue with: {going_on(count=count)}", _for_shell(code)
+    if first == 0 and code in SPOKEN:
+        return "", code
+    said_there = _tail(logs[first]) if first else ""
+    return f"{who} failed first, with exit code {code}" + (
+        f":\n{said_there}" if said_there else f", and said nothing; {_ends(codes)}"
+    ), code
+
+
+def _ends(codes: Sequence[int]) -> str:
+    return ", ".join(f"process {rank} {_end(code)}" for rank, code in enumerate(codes))
+
+
+def _end(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _for_shell(code: int) -> int:
+    """As shells give it: 128 and the signal's number for a process that was killed by one."""
+    return 128 - code if code < 0 else code
 
 
 def _tail(log: IO[bytes]) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from budwood.api import ALONE, BudwoodError, ConfigError, Processes
+from budwood.folder import going_on
 
 ASKED, LAUNCHER, DEADLINE = "BUDWOOD_WORLD_SIZE", "BUDWOOD_LAUNCHER", "BUDWOOD_DEADLINE"
 DEADLINE_SECONDS = 1800.0
@@ -32,8 +33,8 @@ TELL_SECONDS = 2.0
 """How long a process that lost another waits for that one's last words."""
 LOST = 7
 _FAILURE = "budwood/failure"
-_SOCKETS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "timed out")
-"""In the messages of torch.distributed about a process that is not there any more."""
+_BACKENDS = ("gloo", "nccl")
+"""Named in the messages of torch.distributed's that have no class of their own."""
 
 
 class PeerError(BudwoodError):
@@ -51,6 +52,8 @@ class Joined(Processes):
         import torch.distributed as dist
 
         self.rank, self.count, self.local_rank, self.deadline = rank, count, local_rank, deadline
+        self._nowhere = open(os.devnull, "w")  # noqa: SIM115 - for as long as this process may be asked
+        self._be_asked(self._nowhere)
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         own_gpu = gpus >= int(os.environ.get("LOCAL_WORLD_SIZE", count))
         if own_gpu:
@@ -98,27 +101,37 @@ class Joined(Processes):
         """Trainers exchange gradients by means of their own, whose errors speak of sockets: they are told as ours."""
         path = folder / f"stacks-{self.rank}.txt"
         self._stacks = path.open("w")
-        faulthandler.register(signal.SIGUSR1, self._stacks, all_threads=True)
+        self._be_asked(self._stacks)
         try:
             yield
         except RuntimeError as error:
-            if not any(word in str(error).lower() for word in _SOCKETS):
+            if not self._is_of_an_exchange(error):
                 raise
             raise self._lost(error) from error
         finally:
-            faulthandler.unregister(signal.SIGUSR1)
+            self._be_asked(self._nowhere)
             self._stacks.close()
             self._stacks = None
             if path.stat().st_size == 0:
                 path.unlink()
 
+    def _be_asked(self, file: TextIO) -> None:
+        """Another process may ask for the stacks of this one at any time: without an answer it would be killed by that."""
+        faulthandler.register(signal.SIGUSR1, file, all_threads=True)
+
+    def _is_of_an_exchange(self, error: RuntimeError) -> bool:
+        return isinstance(error, self._dist.DistError) or any(name in str(error).lower() for name in _BACKENDS)
+
     def leave(self, error: BaseException | None) -> None:
         """``error``: what ended this process, for the others to tell."""
-        if error is None:
-            self._dist.destroy_process_group()
-        elif not isinstance(error, PeerError):
+        if error is not None and not isinstance(error, PeerError):
             with suppress(RuntimeError):
                 self._store.set(_FAILURE, json.dumps([self.rank, str(error) or type(error).__name__]))
+        if error is None or not self._nccl:  # NCCL may wait for who is gone; gloo left alone may abort at exit
+            self._dist.destroy_process_group()
+        if error is None:
+            faulthandler.unregister(signal.SIGUSR1)
+            self._nowhere.close()
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
@@ -129,7 +142,7 @@ class Joined(Processes):
 
     def _lost(self, error: RuntimeError) -> PeerError:
         """Why an exchange with the others failed, as far as this process can find out."""
-        going_on = "budwood resume RUN goes on from the newest checkpoint"
+        onwards = f"The run goes on from its newest checkpoint with: {going_on()}"
         silent = not self.first or LAUNCHER in os.environ
         if failure := self._last_words():
             rank, said = failure
@@ -138,7 +151,7 @@ class Joined(Processes):
             return lost
         if not any(word in str(error).lower() for word in ("timed out", "timeout")):
             what = f"another of the {self.count} processes ended without a word: it was killed, or ran out of memory"
-            lost = PeerError(what, do=going_on)
+            lost = PeerError(what, do=onwards)
             lost.told = silent
             return lost
         self._dump_stacks()
@@ -146,8 +159,9 @@ class Joined(Processes):
             f"process {self.rank} of {self.count} waited {self.deadline:g} s for another one, which hangs or is slower "
             "than that",
             where=self._stacks.name if self._stacks else "",
-            do=f"What that one was doing stands in its own file beside this one. A longer deadline is {DEADLINE}=SECONDS; "
-            f"{going_on}",
+            do=("What that one was doing stands in its own file beside this one. " if self._stacks else "")
+            + f"A longer deadline is {DEADLINE}=SECONDS. "
+            f"{onwards}",
         )
 
     def _last_words(self) -> tuple[int, str] | None:
@@ -172,13 +186,14 @@ class Joined(Processes):
 
 
 @contextmanager
-def joined(asked: int | None = None) -> Iterator[Processes]:
-    """The processes of this run, all together, until they have trained. ``asked``: how many the configuration says.
+def joined(asked: int | None = None, command: str = "run FILE") -> Iterator[Processes]:
+    """The processes of this run, all together, until they have trained. ``asked``: how many the configuration says;
+    ``command``: what a launcher would be given.
 
     :raises ConfigError: as many as were asked for are not there.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    _check_count(world, asked)
+    _check_count(world, asked, command)
     _end_with_launcher()
     if world == 1:
         yield ALONE
@@ -195,15 +210,16 @@ def joined(asked: int | None = None) -> Iterator[Processes]:
     together.leave(None)
 
 
-def _check_count(world: int, asked: int | None) -> None:
+def _check_count(world: int, asked: int | None, command: str) -> None:
     exported = os.environ.get(ASKED)
     for where, wanted in (("processes", asked), (ASKED, int(exported) if exported else None)):
         if wanted is not None and wanted != world:
+            start = f"launch -n {wanted} {command}" if wanted > 1 else command
             raise ConfigError(
                 f"{wanted} processes were asked for, and this run has {world}"
                 + (", since no launcher says otherwise" if "WORLD_SIZE" not in os.environ else ""),
                 where=where,
-                do=f"Start it with: budwood launch -n {wanted} run FILE, or say processes={world}. On a machine without GPUs "
+                do=f"Start it with: budwood {start}, or say processes={world}. On a machine without GPUs "
                 "accelerate launch starts one process, whatever --num_processes says, unless --multi_gpu is given too",
             )
 

@@ -11,7 +11,7 @@ from typing import Any
 from budwood import config, machine
 from budwood.api import ALONE, CheckpointError, ConfigError, Evaluation, Measured, Processes, StateTree, Trainer
 from budwood.checkpoint import Checkpoints, taking_up
-from budwood.folder import RunFolder, default_output, find_run, new_folder, prepare_output
+from budwood.folder import RunFolder, default_output, find_run, going_on, new_folder, prepare_output
 from budwood.planning import Plan, explain, plan
 from budwood.processes import joined
 from budwood.progress import Progress, silent
@@ -52,7 +52,7 @@ def resume(reference: str, overrides: Sequence[str] = (), *, progress: Progress 
             do=f"Change the study's file, or start a run of your own with init_from={folder.run_id}",
         )
     loaded = config.load(folder.config_file, overrides)
-    with joined(_asked(loaded)) as processes:
+    with joined(_asked(loaded), f"resume {reference}") as processes:
         return _go_on(folder, loaded, _shown(progress, processes), processes)
 
 
@@ -171,7 +171,7 @@ def _check_unfinished(folder: RunFolder, planned: Plan, trainer: Trainer, state:
         raise ConfigError(
             f"this run is finished, at {steps:,} steps" + (f" and {env_steps:,} with evaluations" if budget else ""),
             where=folder.run_id,
-            do=f"To train on: budwood resume {folder.run_id} {' '.join(settings)}"
+            do=f"To train on: {going_on(folder.run_id, ' '.join(settings))}"
             if folder.study is None
             else f"How long it trains is for its study {folder.study.name} to say",
         )

@@ -16,7 +16,7 @@ from typing import Any
 from budwood import config, journal, leaks, machine, report, tracking
 from budwood.api import BudwoodError, Counted, StateTree, Trainer
 from budwood.checkpoint import Checkpoints
-from budwood.folder import RunFolder, disk_error, write_atomically
+from budwood.folder import RunFolder, disk_error, going_on, write_atomically
 from budwood.outlets import Unheard
 from budwood.planning import Plan
 from budwood.plugins import PerPlugin
@@ -132,7 +132,7 @@ def train(
         except BaseException as error:
             _record_failure(folder, events, error, cpu_before + machine.cpu_seconds())
             if isinstance(error, KeyboardInterrupt):
-                progress.message(f"stopped at once; continue with: budwood resume {folder.folder}")
+                progress.message(f"stopped at once; continue with: {going_on(str(folder.folder))}")
             raise
         finally:
             progress.stop()

@@ -29,7 +29,8 @@ def run(config: str, overrides: tuple[str, ...]) -> Answer:
       budwood run hopper.yaml seed=3 trainer.total_timesteps=50_000
       budwood run hopper.yaml init_from=last        start from the newest run's policy
 
-    Ctrl-C checkpoints and stops; `budwood resume` goes on. Everything is kept in a folder of its own under `output`.
+    Ctrl-C checkpoints and stops; `budwood resume` goes on, in several processes under
+    `budwood launch -n N` again. Everything is kept in a folder of its own under `output`.
     """
     if "=" in config and not Path(config).exists():
         raise click.UsageError(f"{config!r} is a setting; the configuration file comes first")
@@ -84,6 +85,8 @@ def launch(processes: int, deadline: float | None, words: tuple[str, ...]) -> An
 
 def _report(result: Result) -> Answer:
     """The end of a run, for people and for scripts."""
+    from budwood.folder import going_on
+
     if not result.first:
         return Answer(None, INTERRUPTED if result.status == "interrupted" else 0)
     title(f"{result.status}  {result.run_id}")
@@ -99,7 +102,7 @@ def _report(result: Result) -> Answer:
     facts(shown)
     interrupted = result.status == "interrupted"
     if interrupted:
-        say(f"Continue with: budwood resume {result.paths.get('folder', result.run_id)}")
+        say(f"Continue with: {going_on(result.paths.get('folder', result.run_id))}")
     data = {
         "run_id": result.run_id,
         "status": result.status,
