@@ -737,7 +737,29 @@ def test_a_store_that_takes_numbers_and_does_not_keep_them(
     else:
         said = tracking.status(events.folder)
         assert said.phase == "unreachable"
-        assert "numbers that MLflow had taken were not there" in said.error
+        assert said.error == "62 numbers that MLflow had taken were not there after they were sent again"
+        batches = told[0]
+        Sink(events.folder).run(deadline=0.3)
+        assert told[0] == batches == 2, "sent, and sent again once, whoever asks"
+
+
+@pytest.mark.usefixtures("nothing_started")
+def test_a_sink_that_finds_nothing_left_to_send_asks_all_the_same(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One before it was killed between sending the last number and asking for all of them."""
+    from mlflow.tracking import MlflowClient
+
+    events = begin(output)
+    log(events, range(20))
+    events.status("finished")
+    events.close()
+    with monkeypatch.context() as lying:
+        lying.setattr(MlflowClient, "log_batch", lambda *args, **rest: None)
+        Sink(events.folder).send()
+    Sink(events.folder).run(deadline=3)
+    assert_exactly_once(events.folder, 20)
+    assert tracking.status(events.folder).complete
 
 
 @pytest.mark.slow

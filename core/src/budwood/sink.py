@@ -102,13 +102,16 @@ class Sink:
         return True
 
     def _believe(self) -> None:
-        """Every number of the run is asked back once, at its end; what a store said it took and did not keep is sent again.
+        """Every number of the run is asked back, at its end, also by a sink that found nothing left to send; what a store said
+        it took and did not keep is sent again once. One that loses it again is asked until the deadline, and sent nothing more.
 
         :raises NotYetError: some was missing; whether it is there now is to be seen by asking once more.
         """
         run_id = self.state.mlflow_run_id
-        if run_id is None or self.store is None:
+        if run_id is None or self.state.phase == "done":
             return
+        if self.store is None:
+            self.store = self._connect()
         points = [
             (key, value, event.t, event.step)
             for event in journal.read(self.folder)
@@ -116,8 +119,11 @@ class Sink:
             for key, value in event.data.items()
         ]
         if missing := self.store.lacks(run_id, points):
-            self.store.metrics(run_id, missing)
-            raise NotYetError(f"{len(missing)} numbers that MLflow had taken were not there, and were sent again")
+            if again := self.state.resent_at != self.state.position:
+                self.store.metrics(run_id, missing)
+                self._keep(resent_at=self.state.position)
+            lost = f"{len(missing)} numbers that MLflow had taken were not there"
+            raise NotYetError(f"{lost}, and were sent again" if again else f"{lost} after they were sent again")
 
     def _to_disk(self) -> None:
         """What MLflow gets must outlive a power failure here: a resume that did not know of it would send it again."""

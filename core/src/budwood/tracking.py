@@ -44,13 +44,15 @@ _sinks: dict[Path, subprocess.Popen[bytes]] = {}
 
 @dataclass(frozen=True)
 class State:
-    """What the sink wrote to ``tracking.json``: how far it is. ``position`` is a byte offset in the journal."""
+    """What the sink wrote to ``tracking.json``: how far it is. ``position`` is a byte offset in the journal; ``resent_at`` is
+    where it was when what the store had lost was sent again."""
 
     uri: str | None = None
     experiment_id: str | None = None
     mlflow_run_id: str | None = None
     position: int = 0
     sent: int = 0
+    resent_at: int = -1
     phase: Literal["starting", "sending", "unreachable", "failed", "done"] = "starting"
     error: str = ""
 
