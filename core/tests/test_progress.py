@@ -9,6 +9,43 @@ from typing import Any
 import pytest
 
 from budwood.progress import Pace, PlainLines, Progress, TerminalLine, duration, number, screen, silent
+from budwood.training import length
+
+
+class Trained:
+    """A trainer of 100 steps."""
+
+    total_steps = 100
+
+
+class Deciding(Trained):
+    unit = "decisions"
+
+    def env_steps(self) -> int:
+        return 0
+
+
+class Single(Trained):
+    unit = "environment steps"
+
+    def env_steps(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("trainer", "budget", "expected"),
+    [
+        (Trained(), None, 100),
+        (Trained(), 40, 40),
+        (Single(), 40, 40),
+        (Single(), 400, 100),
+        (Deciding(), 40, 100),  # 40 environment steps may be 5 decisions or 20
+    ],
+)
+def test_progress_is_shown_by_a_budget_only_where_a_step_is_an_environment_step(
+    trainer: Any, budget: int | None, expected: int
+) -> None:
+    assert length(trainer, budget) == expected
 
 
 class Clock:

@@ -17,7 +17,9 @@ class Stopwatch:
         """Count seconds under ``what``, less those that an activity inside it counts itself."""
         outside, self._inside = self._inside, 0.0
         started = time.perf_counter()
-        yield
-        spent = time.perf_counter() - started
-        self.seconds[what] += spent - self._inside
-        self._inside = outside + spent
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - started
+            self.seconds[what] += spent - self._inside
+            self._inside = outside + spent

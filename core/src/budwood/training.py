@@ -106,8 +106,7 @@ def train(
         session = Session(
             trainer, planned.contributions, events, progress, _rhythm(data), save, state.get("session"), processes
         )
-        total = min(trainer.total_steps, data["budget"] or trainer.total_steps)
-        progress.start(total, state["session"]["steps"] if state else 0)
+        progress.start(length(trainer, data["budget"]), state["session"]["steps"] if state else 0)
         for line in (folder.run_id, *notes):
             progress.message(line)
         begun, held = len(notes), leaks.held()
@@ -172,6 +171,13 @@ def _follow(
         trainer.fit(session)
         session.finish()
     return Result(folder.run_id, "interrupted" if session.interrupted else "finished", {}, {}, None, first=False)
+
+
+def length(trainer: Trainer, budget: int | None) -> int:
+    """Steps of training that a run shows its progress by: no more than ``budget``, which is in environment steps, where a step
+    is one of those."""
+    counts_others = isinstance(trainer, Counted) and trainer.env_steps() is not None
+    return trainer.total_steps if budget is None or counts_others else min(trainer.total_steps, budget)
 
 
 def _identity(folder: RunFolder, data: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:

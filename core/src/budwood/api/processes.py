@@ -13,9 +13,11 @@ Across = Literal["same", "environments", "first"]
 
 * ``same``: it follows from what every process is told alike (steps, evaluations, rollouts, the run's own generators), or
   ``synchronise(processes)``, called on every process at every boundary, makes it so. Compared at every checkpoint.
-* ``environments``: every array of its state has one row for each of this process's environments. A checkpoint holds the rows
-  of all.
-* ``first``: of a callback that only watches, such as one that writes a file: process 0 alone calls it.
+* ``environments``: every numpy array and torch tensor of its state, at whatever depth, has one row for each of this process's
+  environments; all else in it is the same everywhere. A checkpoint holds the rows of all.
+* ``first``: of a callback that only watches, such as one that writes a file: process 0 alone calls it. It may look, log and
+  note. Stopping, saving, resetting, loading and evaluating it may not ask for, in one process either: the others would not hear
+  of it in time, and an evaluation needs them.
 """
 ACROSS: tuple[Across, ...] = ("same", "environments", "first")
 
@@ -52,7 +54,11 @@ class Processes:
         return nullcontext()
 
     def gather(self, value: Value) -> list[Value]:
-        """Every process's ``value``, by rank. Values are pickled on the way, between processes of one run only."""
+        """Every process's ``value``, by rank: anything that can be pickled, such as numbers, dicts of them and numpy arrays.
+
+        Pickled between the processes of one run only. Everybody gets a copy of everything: for what process 0 alone needs,
+        :meth:`to_first`, and for a sum of tensors, :meth:`sum`.
+        """
         return [value]
 
     def to_first(self, value: Value) -> list[Value]:
@@ -64,7 +70,10 @@ class Processes:
         return value
 
     def sum(self, tensor: Any) -> Any:
-        """A torch tensor becomes the sum over all processes, in place; every process gets the same bits."""
+        """A torch tensor becomes the sum over all processes, in place; every process gets the same bits.
+
+        Of a numpy array, ``sum(torch.from_numpy(array))`` changes the array too. Without torch: ``np.sum(gather(array), 0)``.
+        """
         return tensor
 
 
