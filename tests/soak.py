@@ -81,13 +81,18 @@ def watch(command: Sequence[str], hours: float, out: Path) -> list[dict[str, flo
     return rows
 
 
-def main() -> int:
+def asked_for(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Settings may stand before and behind the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE")
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--out", type=Path, default=Path("soak.csv"))
-    asked = parser.parse_args()
+    return parser.parse_intermixed_args(words)
+
+
+def main() -> int:
+    asked = asked_for()
     command = [sys.executable, "-m", "budwood", "run", asked.config, *asked.overrides]
     rows = watch(command, asked.hours, asked.out)
     if len(rows) < 20:

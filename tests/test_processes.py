@@ -338,6 +338,20 @@ def test_what_cannot_be_shared_is_refused_before_anything_starts(launched: Calla
         planned("trainer.fault=alone")
 
 
+def test_explain_says_of_two_processes_what_a_run_in_them_would(
+    launched: Callable[..., Launched], offer: Any, budwood: Callable[..., Any]
+) -> None:
+    """It is one process itself, and needs no launcher."""
+    offer("silent", WATCHER.replace("ACROSS", ""))
+    offer("saying", WATCHER.replace("ACROSS", 'across_processes = "same"'))
+    said = budwood("explain", "count.yaml", "processes=2", "plugins.saying={}")
+    assert (said.code, "Watch" in said.out) == (0, True), said.err
+    assert "does not say how that stands" in budwood("explain", "count.yaml", "processes=2", "plugins.silent={}").error
+    alone = budwood("explain", "count.yaml", "processes=2", "trainer.fault=alone")
+    assert (alone.code, "Counting trains in one process only: it counts alone" in alone.error) == (3, True)
+    assert budwood("explain", "count.yaml", "plugins.silent={}").code == 0
+
+
 def test_what_is_said_to_be_the_same_is_compared_and_rows_of_environments_are_joined(
     launched: Callable[..., Launched], offer: Any
 ) -> None:
@@ -347,7 +361,7 @@ def test_what_is_said_to_be_the_same_is_compared_and_rows_of_environments_are_jo
     holders = {name: item.callbacks[0].value for name, item in made.items()}
     for holder in holders.values():
         holder.seen = np.arange(2)
-    other = ([{"seen": np.arange(2, 4)}], {})
+    other = {"seen": np.arange(2, 4)}
 
     def saved(name: str, processes: Processes) -> list[int]:
         tree = across.Memories(made[name], processes).state_dict("now")
@@ -355,7 +369,7 @@ def test_what_is_said_to_be_the_same_is_compared_and_rows_of_environments_are_jo
 
     assert saved("same", Two()) == [0, 1]
     with pytest.raises(ContributionError, match="not the same in process 0 and in process 1"):
-        saved("same", Two(lambda _: other))
+        saved("same", Two(lambda prints: {"seen": prints["seen"][::-1]}))
     assert saved("first", Two(lambda _: other)) == [0, 1]
     assert saved("environments", Two(lambda _: other)) == [0, 1, 2, 3]
 

@@ -258,6 +258,17 @@ def test_the_newest_run_is_no_start_for_a_study_that_goes_on_later(file: Path, o
     assert not output.exists()
 
 
+def test_runs_that_several_processes_are_to_train_are_refused_before_any_starts(file: Path, output: Path) -> None:
+    both = {"plain": {"processes": 1}, "two": {"processes": 2}}
+    with pytest.raises(ConfigError) as caught:
+        budwood.study(altered(file, variants=both))
+    (problem,) = caught.value.problems
+    assert problem.startswith(
+        "variant two: processes: 2 processes are to train each run, and a study trains every run in one"
+    )
+    assert not output.exists()
+
+
 # ---- stopped and continued ---------------------------------------------------------------------------------------------
 
 

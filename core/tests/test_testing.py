@@ -169,6 +169,8 @@ STATEFUL = """
 import numpy as np
 
 class Follow(RunCallback):
+    across_processes = "same"
+
     def __init__(self):
         self.table = np.arange(3)
         self.seen = 0
@@ -217,6 +219,36 @@ Follow.on_run_start = lambda self, control: None
     assert "callbacks: the state of Follow is made in on_run_start, so it was not checked" in levels(
         findings(source), "ok"
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "level", "what"),
+    [
+        ("", "warn", "remembers something, and has no across_processes: several processes refuse it"),
+        ('across_processes = "rows"', "error", "remembers something, and says 'rows' of it"),
+        ('across_processes = "same"', "ok", ""),
+        ('across_processes = "first"', "ok", ""),
+    ],
+)
+def test_what_remembers_something_says_how_that_stands_in_several_processes(
+    findings: Any, said: str, level: str, what: str
+) -> None:
+    """Of a callback and of a reward term; one that remembers nothing need not say anything."""
+    callback = STATEFUL.replace("LOAD", 'self.seen = state["seen"]').replace(
+        'across_processes = "same"', said or "pass"
+    )
+    term = (
+        "class Mean:\n    ACROSS\n    def __call__(self, step): return step.rewards\n"
+        "    def state_dict(self): return {}\n    def load_state_dict(self, state): pass\n"
+        "MEAN = Mean()\n"
+        "class Plugin:\n    @hookimpl\n    def reward_terms(self, run): return RewardTerm('mean', MEAN, state=MEAN)"
+    ).replace("ACROSS", said or "pass")
+    for source, name in ((callback, "callbacks: Follow"), (term, "reward_terms: Mean")):
+        found = findings(source, name.partition(":")[0])
+        told = [finding for finding in levels(found, level) if "remembers something" in finding]
+        assert told == ([f"{name} {what}"] if what else []), source
+    silent = "class Plugin:\n    @hookimpl\n    def callbacks(self, run): return RunCallback()"
+    assert not [finding for finding in levels(findings(silent), "warn") if "remembers" in finding]
 
 
 # ---- plugin new -------------------------------------------------------------------------------------------------------

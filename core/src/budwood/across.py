@@ -31,7 +31,9 @@ def check(made: Contributions) -> None:
 
     :raises BindingError: for those that do not.
     """
-    silent = [(what, item, said) for what, item, holder in _remembering(made) if (said := _said(holder)) not in ACROSS]
+    silent = [
+        (what, item, said) for what, item, holder in _remembering(made) if (said := said_of(holder)) not in ACROSS
+    ]
     if not silent:
         return
     problems = [
@@ -83,7 +85,7 @@ class Memories:
     def _memory(self, item: Contributed[Any], holder: Any, when: str) -> StateTree:
         """Of what is the same only process 0 keeps it; the others send its fingerprint. A callback that process 0 alone calls
         is asked there alone."""
-        said = _said(holder)
+        said = said_of(holder)
         if said == "first" and not self._processes.first:
             return {}
         with blamed(item, "state_dict", when):
@@ -111,14 +113,14 @@ class Memories:
             self._load(term, term.value.state, state["terms"][name], when)
 
     def _load(self, item: Contributed[Any], holder: Any, saved: StateTree, when: str) -> None:
-        if self._processes.several and _said(holder) == "environments":
+        if self._processes.several and said_of(holder) == "environments":
             saved = _mapped(lambda arrays: arrays[0][self._processes.part(len(arrays[0]))], [saved])
         with blamed(item, "load_state_dict", when):
             holder.load_state_dict(saved)
 
 
 def only_watches(callback: RunCallback) -> bool:
-    return bool(_said(callback) == "first")
+    return bool(said_of(callback) == "first")
 
 
 def play(
@@ -146,22 +148,25 @@ def play(
 
 def _remembering(made: Contributions) -> list[tuple[str, Contributed[Any], Any]]:
     """(what it is, contribution, what holds its memory) of everything that a checkpoint carries for plugins."""
-    rewards: list[tuple[str, Contributed[Any], Any]] = [
-        (f"reward {item.value.name}", item, item.value.state) for item in _rewards(made) if item.value.state is not None
-    ]
-    callbacks = [
-        (f"callback {type(item.value).__name__}", item, item.value)
-        for item in made.callbacks
-        if type(item.value).state_dict is not RunCallback.state_dict or _said(item.value) is not None
-    ]
-    return [*rewards, *callbacks]
+    named = [(f"reward {item.value.name}", item) for item in _rewards(made)]
+    named += [(f"callback {type(item.value).__name__}", item) for item in made.callbacks]
+    return [(what, item, holder) for what, item in named if (holder := memory_of(item.value)) is not None]
+
+
+def memory_of(value: Any) -> Any:
+    """What holds the memory of a reward or a callback and so has to say ``across_processes``; None: it has none."""
+    if not isinstance(value, RunCallback):
+        return getattr(value, "state", None)
+    remembers = type(value).state_dict is not RunCallback.state_dict or said_of(value) is not None
+    return value if remembers else None
 
 
 def _rewards(made: Contributions) -> Sequence[Contributed[Any]]:
     return (*made.reward_terms, *made.completion_rewards)
 
 
-def _said(holder: Any) -> Any:
+def said_of(holder: Any) -> Any:
+    """Its ``across_processes``, None if it has none."""
     return getattr(holder, "across_processes", None)
 
 

@@ -63,6 +63,12 @@ def plans(study: Study) -> tuple[dict[str, Loaded], dict[str, Plan]]:
                 raise ConfigError(
                     "init_from: 'last' is another run when the study goes on; name it: budwood runs lists them"
                 )
+            count = run.data.get("processes")
+            if isinstance(count, int) and count > 1:
+                raise ConfigError(
+                    f"processes: {count} processes are to train each run, and a study trains every run in one, several runs "
+                    "at a time; leave it out, or start the runs one by one with budwood launch"
+                )
             loaded[variant] = with_source(run, study_folder(study).parent)
             planned[variant] = plan(loaded[variant], None)
         except BudwoodError as error:

@@ -21,8 +21,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from budwood import tree
+from budwood import across, tree
 from budwood.api import (
+    ACROSS,
     BudwoodError,
     CompletionReward,
     Config,
@@ -230,6 +231,7 @@ def _contributions(active: Active, section: Any) -> Iterator[Finding]:
             given = first.ask(hook)
             yield from _checked(hook, given)
             yield from _states(hook, given, again.ask(hook))
+            yield from _shared(hook, given)
         except BudwoodError as error:
             yield Finding("error" if error.__cause__ is not None else "warn", f"{hook}: {error.what}", error.do)
 
@@ -325,6 +327,21 @@ def _states(hook: str, given: list[Any], again: list[Any]) -> Iterator[Finding]:
             continue
         if not same:
             yield Finding("error", f"{what} changes in load_state_dict", "A resumed run would not continue the same")
+
+
+def _shared(hook: str, given: list[Any]) -> Iterator[Finding]:
+    """What remembers something says how that stands in several processes, as those that train it so ask before they begin."""
+    if hook not in ("reward_terms", "completion_rewards", "callbacks"):
+        return
+    for holder in filter(None, map(across.memory_of, given)):
+        said = across.said_of(holder)
+        if said not in ACROSS:
+            yield Finding(
+                "warn" if said is None else "error",
+                f"{hook}: {type(holder).__name__} remembers something, and "
+                + ("has no across_processes: several processes refuse it" if said is None else f"says {said!r} of it"),
+                f"Give its class the attribute across_processes, one of {', '.join(ACROSS)}: see budwood.api.Across",
+            )
 
 
 def _stateful(value: Any) -> Stateful | None:
