@@ -116,6 +116,7 @@ def _on_policy_inputs(model: Any, piece: Piece, **more: Any) -> LossInputs:
         old_values=batch.old_values,
         entropy=entropy,
         policy=model.policy,
+        share=piece.share,
         **more,
     )
 

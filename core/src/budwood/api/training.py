@@ -22,6 +22,9 @@ class LossInputs:
     trainer's policy module. Offered by on-policy trainers: the first ten and ``policy``; by SAC: ``obs``, ``actions``
     (sampled now, with gradient), ``log_prob``, ``replay_actions``, ``next_obs``, ``rewards``, ``dones``, ``q_values``,
     ``ent_coef`` and ``policy``.
+
+    Of several processes each sees its own rows of a minibatch. On-policy trainers say in ``share`` which part of the minibatch
+    they are, 0 for a row that stands for none: the mean over the minibatch is the sum over processes of share times mean.
     """
 
     def __init__(self, **values: Any) -> None:
