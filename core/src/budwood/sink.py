@@ -57,6 +57,7 @@ class Sink:
             self.state = State(uri=uri)
         self.uri: str = uri
         self.address = full_address(uri)
+        self.sent_again = False
         self.sent_before = journal.taken_back(self.path, self.state.position)
 
     def run(self, deadline: float) -> None:
@@ -103,7 +104,8 @@ class Sink:
 
     def _believe(self) -> None:
         """Every number of the run is asked back, at its end, also by a sink that found nothing left to send; what a store said
-        it took and did not keep is sent again once. One that loses it again is asked until the deadline, and sent nothing more.
+        it took and did not keep is sent again once. One that loses it again is asked until the deadline, and sent nothing more
+        before another sink asks, such as that of `budwood runs --sync`.
 
         :raises NotYetError: some was missing; whether it is there now is to be seen by asking once more.
         """
@@ -119,9 +121,9 @@ class Sink:
             for key, value in event.data.items()
         ]
         if missing := self.store.lacks(run_id, points):
-            if again := self.state.resent_at != self.state.position:
+            if again := not self.sent_again:
                 self.store.metrics(run_id, missing)
-                self._keep(resent_at=self.state.position)
+                self.sent_again = True
             lost = f"{len(missing)} numbers that MLflow had taken were not there"
             raise NotYetError(f"{lost}, and were sent again" if again else f"{lost} after they were sent again")
 
@@ -160,7 +162,8 @@ class Sink:
             case "status":
                 store.status(run_id, first.data["status"], first.t)
             case "rewind":
-                self.sent_before = journal.taken_back(self.path, end)
+                self.sent_again = False
+        self.sent_before = journal.taken_back(self.path, end)
 
     def _nested(self, run: Event) -> Event:
         """``run`` with the study's run as its parent, which has to be in the store first; not if that one moved away."""

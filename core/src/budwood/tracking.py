@@ -44,15 +44,13 @@ _sinks: dict[Path, subprocess.Popen[bytes]] = {}
 
 @dataclass(frozen=True)
 class State:
-    """What the sink wrote to ``tracking.json``: how far it is. ``position`` is a byte offset in the journal; ``resent_at`` is
-    where it was when what the store had lost was sent again."""
+    """What the sink wrote to ``tracking.json``: how far it is. ``position`` is a byte offset in the journal."""
 
     uri: str | None = None
     experiment_id: str | None = None
     mlflow_run_id: str | None = None
     position: int = 0
     sent: int = 0
-    resent_at: int = -1
     phase: Literal["starting", "sending", "unreachable", "failed", "done"] = "starting"
     error: str = ""
 
@@ -78,7 +76,8 @@ class State:
 
 @dataclass(frozen=True)
 class Status:
-    """``pending`` journal lines are not in MLflow yet. ``uri`` None: the run is not tracked."""
+    """``pending`` journal lines are not in MLflow yet. ``uri`` None: the run is not tracked. ``asked`` False: the run has
+    ended, and MLflow was not asked yet whether it has kept every number."""
 
     uri: str | None
     mlflow_run_id: str | None
@@ -86,10 +85,11 @@ class Status:
     pending: int
     phase: str
     error: str
+    asked: bool = True
 
     @property
     def complete(self) -> bool:
-        return self.uri is None or self.pending == 0
+        return self.uri is None or (self.pending == 0 and self.asked)
 
     def __str__(self) -> str:
         if self.uri is None:
@@ -97,6 +97,10 @@ class Status:
         if self.complete:
             return f"{self.sent} events in MLflow at {self.uri}"
         reason = f" ({self.error})" if self.error else ""
+        if self.pending == 0:
+            return (
+                f"{self.sent} events were sent to MLflow at {self.uri}, and whether all were kept is not known{reason}"
+            )
         return f"{self.pending} of {self.sent + self.pending} events wait for MLflow at {self.uri}{reason}"
 
 
@@ -337,7 +341,8 @@ def _status(folder: Path, uri: str | None) -> Status:
     with (folder / journal_file.FILE).open("rb") as file:
         file.seek(state.position)
         pending = sum(line.endswith(b"\n") for line in file)
-    return Status(uri, state.mlflow_run_id, state.sent, pending, state.phase, state.error)
+    asked = uri is None or state.phase == "done" or journal_file.is_written(folder)
+    return Status(uri, state.mlflow_run_id, state.sent, pending, state.phase, state.error, asked)
 
 
 def _journaled_uri(folder: Path) -> str | None:
