@@ -79,6 +79,11 @@ def precise(x: Tensor) -> Tensor:
     return x if x.dtype in PRECISE else x.float()
 
 
+def as_weights(x: Tensor, weight: Tensor) -> Tensor:
+    """``x`` in the precision of ``weight``; a cast with nothing to do still costs a call, many times a chain."""
+    return x if x.dtype == weight.dtype else x.to(weight.dtype)
+
+
 class Projection(nn.Linear):
     """A linear layer computed in float32 at least, under autocast and with half-precision weights too."""
 
@@ -118,7 +123,8 @@ class ResidualMLP(nn.Module):
         self.last = Projection(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x.to(self.first.weight.dtype))
+        first = self.first
+        x = first(as_weights(x, first.weight))
         for block in self.blocks:
             x = block(x)
         out: Tensor = self.last(x)
@@ -138,9 +144,10 @@ class TimeEmbedding(nn.Module):
         self.first, self.second = nn.Linear(2 * half * times, 2 * width), nn.Linear(2 * width, width)
 
     def forward(self, times: Tensor) -> Tensor:
+        first = self.first
         angles = (times.unsqueeze(-1) * self.frequencies).flatten(1)  # (B, times half)
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        embedded: Tensor = self.second(functional.mish(self.first(waves.to(self.first.weight.dtype))))
+        embedded: Tensor = self.second(functional.mish(first(as_weights(waves, first.weight))))
         return embedded
 
 
