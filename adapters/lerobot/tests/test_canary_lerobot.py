@@ -6,14 +6,9 @@ syntax without docstrings, so comments and layout do not count.
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import importlib
-import inspect
-import textwrap
-from typing import Any
-
 import pytest
+
+from budwood.testing import source_hash
 
 TRAIN, EVAL = "lerobot.scripts.lerobot_train", "lerobot.scripts.lerobot_eval"
 READ: dict[str, tuple[str, str]] = {
@@ -43,19 +38,6 @@ READ: dict[str, tuple[str, str]] = {
     "lerobot.utils.logging_utils:MetricsTracker.to_dict": ("8a3423ad52afc6b8", "what is logged"),
     "torch.utils.data.dataloader:_BaseDataLoaderIter.__init__": ("faf1ad4f19552275", "when a generator is put back"),
 }
-
-
-def source_hash(place: str) -> str:
-    module, _, path = place.partition(":")
-    found: Any = importlib.import_module(module)
-    for name in path.split("."):
-        found = inspect.getattr_static(found, name)
-    function = inspect.unwrap(getattr(found, "__func__", found))
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    body = tree.body[0].body  # type: ignore[attr-defined]
-    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-        del body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize("place", READ)
