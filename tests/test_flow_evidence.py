@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -151,6 +152,21 @@ def test_the_search_is_quoted_as_it_is() -> None:
             line for line in PAGE.splitlines() if line.startswith(f"| {variant} | {seeds[0]['demonstrations']} |")
         ]
         assert [line.endswith(f"| {returns} | {noisy} |") for line in quoted] == [True], variant
+
+
+def test_the_search_can_be_run_again() -> None:
+    """Its study has the settings of every row, and no others."""
+    study = load(ROOT / "configs" / "studies" / "flow_rl_search.yaml")
+    assert list(study.config.variants) == list(dict.fromkeys(row["variant"] for row in SEARCH))
+    for row in SEARCH:
+        config, given = study.runs[row["variant"]].data, study.config.variants[row["variant"]] or {}
+        for key in ("gamma", "n_steps", "batch_size", "learning_rate"):
+            assert config["trainer"]["args"][key] == float(row[key]), row["variant"]
+        for key, value in json.loads(row["other"] or "{}").items():
+            assert value in (given.get(f"plugins.flow_rl.{key}"), given.get(f"trainer.args.{key}")), row["variant"]
+        init = Path(config["plugins"]["flow_rl"]["init"]).name
+        assert init.endswith("-standardised") == (row["observations"] == "standardised"), row["variant"]
+        assert init.startswith("early") == (row["demonstrations"] == "338"), row["variant"]
 
 
 def test_shipped_settings_are_those_that_the_search_ended_with() -> None:
