@@ -2,13 +2,15 @@
 
     python tests/benchmarks/flow_evidence.py study runs/flow-hopper --out docs/methods/flow_rl/hopper
     python tests/benchmarks/flow_evidence.py starts flows/hopper flows/hopper-gaussian --out docs/methods/flow_rl/starts.csv
+    python tests/benchmarks/flow_evidence.py spread hopper.safetensors flows/hopper flows/hopper-gaussian --out FILE.csv
     python tests/benchmarks/flow_evidence.py search runs/flow-search --out docs/methods/flow_rl/hopper/search.csv
     python tests/benchmarks/flow_evidence.py standardise flows/late late.safetensors --out flows/late-standardised
 
 study: `study.csv` as `budwood study` wrote it, and `evaluations.csv`, every evaluation of every run. starts: twenty
-episodes of each flow without noise, as `budwood flow-rl evaluate` plays them; the file is begun anew. search: a row a run,
-its settings and evaluations. standardise: the same policy, to rounding, reading (x - mean) / std of the demonstrations in
-place of their range scaled to [-1, 1].
+episodes of each flow without noise, as `budwood flow-rl evaluate` plays them; the file is begun anew. spread: how far the
+chunks of one observation lie apart, without noise and with that of an untrained noise network, in units of the
+demonstrations' range. search: a row a run, its settings and evaluations. standardise: the same policy, to rounding, reading
+(x - mean) / std of the demonstrations in place of their range scaled to [-1, 1].
 """
 
 from __future__ import annotations
@@ -26,13 +28,18 @@ import yaml
 from safetensors.numpy import load_file
 
 from budwood import journal
+from budwood_flow_rl.chains import rollout
 from budwood_flow_rl.evaluation import evaluate, steps_of
+from budwood_flow_rl.kernels import NoisyEuler
+from budwood_flow_rl.noise import NoiseNet
 from budwood_flow_rl.normalisation import MinMax, Normalisation
 from budwood_flow_rl.saved import FACTS, SavedFlow, load_flow, save_flow
 
 RETURN = "eval/return_mean"
 EPISODES, FIRST_SEED = 20, 20_000
 STARTS = ("environment", "family", "steps", "episodes", "return", "std", "demonstrations")
+NOISES = {"rectified": (None, (0.10, 0.24), (0.2, 0.5)), "gaussian": ((0.10, 0.24), (0.2, 0.6))}
+"""Ranges of sigma that the studies train with, and None: no noise."""
 SETTINGS = {"gamma": 0.99, "n_steps": 128, "batch_size": 256, "learning_rate": 3e-4}
 """Those with a column of their own, as the search's base has them."""
 
@@ -75,8 +82,25 @@ def start(folder: Path) -> tuple[Any, ...]:
     steps = steps_of(flow, None)
     returns = evaluate(flow, episodes=EPISODES, steps=steps, n_envs=10, seed=FIRST_SEED).returns
     numbers = float(returns.mean()), float(returns.std(ddof=1)), flow.meta.source["demonstrations"]["mean_return"]
-    name = str(flow.meta.env_id).partition("-")[0].removesuffix("2d").lower()
-    return name, flow.field.name, steps, EPISODES, *(round(number, 2) for number in numbers)
+    return environment(flow), flow.field.name, steps, EPISODES, *(round(number, 2) for number in numbers)
+
+
+def spread(folder: Path, observations: torch.Tensor, sigma: tuple[float, float] | None) -> tuple[Any, ...]:
+    """Standard deviation of an action given its observation, mean over 200 observations and all entries, of 64 chunks each."""
+    torch.manual_seed(0)
+    flow = load_flow(folder)
+    field, steps = flow.field, steps_of(flow, None)
+    noise = NoiseNet(field.feat_dim, field.horizon, field.action_dim, (64, 64), *(sigma or (1.0, 1.0)))
+    some = observations[torch.randperm(len(observations))[:200]].repeat_interleave(64, 0)
+    chain = rollout(
+        field, NoisyEuler(steps, noise), flow.normalisation.observations.scale(some), noise_free=sigma is None
+    )
+    apart = chain.actions.unflatten(0, (200, 64)).std(1).mean()
+    return environment(flow), field.name, *(sigma or ("", "")), round(float(apart), 3)
+
+
+def environment(flow: SavedFlow) -> str:
+    return str(flow.meta.env_id).partition("-")[0].removesuffix("2d").lower()
 
 
 def searched(study: Path, row: Mapping[str, str], variant: Mapping[str, Any], at: Iterable[int]) -> list[Any]:
@@ -151,25 +175,40 @@ def write_standardised(source: Path, demonstrations: Path, out: Path) -> None:
     print(f"velocities of 64 observations differ by at most {(before - after).abs().max():.1e}")
 
 
+def write_spread(demonstrations: Path, flows: Sequence[Path], out: Path) -> None:
+    observations = torch.from_numpy(load_file(demonstrations)["observations"])
+    chosen = [(folder, sigma) for folder in flows for sigma in NOISES[load_flow(folder).field.name]]
+    rows = [spread(folder, observations, sigma) for folder, sigma in chosen]
+    write(out, ("environment", "family", "lowest", "highest", "spread"), rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("study", "search", "starts", "standardise"):
+    takes = {
+        "study": ("folder",),
+        "starts": ("flows",),
+        "spread": ("demonstrations", "flows"),
+        "search": ("folder",),
+        "standardise": ("flow", "demonstrations"),
+    }
+    for name, arguments in takes.items():
         command = commands.add_parser(name)
-        command.add_argument("source", type=Path, nargs="+" if name == "starts" else None)
-        if name == "standardise":
-            command.add_argument("demonstrations", type=Path)
+        for argument in arguments:
+            command.add_argument(argument, type=Path, nargs="+" if argument == "flows" else None)
         command.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.command == "study":
-        write_study(asked.source, asked.out)
-    elif asked.command == "search":
-        write_search(asked.source, asked.out)
+        write_study(asked.folder, asked.out)
     elif asked.command == "starts":
-        write(asked.out, STARTS, [start(folder) for folder in asked.source])
+        write(asked.out, STARTS, [start(folder) for folder in asked.flows])
+    elif asked.command == "spread":
+        write_spread(asked.demonstrations, asked.flows, asked.out)
+    elif asked.command == "search":
+        write_search(asked.folder, asked.out)
     else:
-        write_standardised(asked.source, asked.demonstrations, asked.out)
+        write_standardised(asked.flow, asked.demonstrations, asked.out)
 
 
 if __name__ == "__main__":
