@@ -103,6 +103,25 @@ def test_readme_script(workshop, monkeypatch):
     assert list(workshop.glob("*.zip"))
 
 
+def test_script_of_a_saved_flow(workshop):
+    """As printed: what it samples are actions in the units of the demonstrations."""
+    normalisation = pytest.importorskip("budwood_flow_rl.normalisation")
+    from budwood_flow_rl.families import RectifiedFlow
+    from budwood_flow_rl.saved import Meta, save_flow
+
+    low, high = [-3.0, 0.0, 5.0], [-2.0, 1.0, 9.0]
+    observations, actions = normalisation.MinMax([-1.0] * 11, [1.0] * 11), normalisation.MinMax(low, high)
+    scaling = normalisation.Normalisation(observations, actions)
+    save_flow(workshop / "flow", RectifiedFlow(11, 4, 3, hidden=(16,)), scaling, Meta(4, "Hopper-v5"))
+    page = blocks(ROOT / "docs" / "methods" / "flow_rl" / "pretraining.md")
+    (script,) = (block.text for block in page if block.language == "python" and "sample(" in block.text)
+    names: dict[str, object] = {}
+    exec(compile(script, "pretraining.md", "exec"), names)
+    chunk = names["chunk"]
+    assert chunk.shape == (1, 4, 3)
+    assert ((actions.low <= chunk) & (chunk <= actions.high)).all()
+
+
 def test_setting_up_is_told_in_one_way():
     """The quickstart sets up with the README's own command, and CI runs the README's own test command."""
     shell = [block.text.strip() for block in blocks(ROOT / "README.md") if block.language == "sh"]
