@@ -92,9 +92,9 @@ class FlowCallback(RunCallback):
         self._update_began = time.process_time()
 
     def on_update_end(self, control: RunControl) -> None:
-        self._metrics["cpu/update"] = time.process_time() - self._update_began
+        self._metrics["cpu/update"] = sum(self._processes.gather(time.process_time() - self._update_began))
         self._metrics["warming"] = float(self.policy.warming)
-        self._metrics |= self.objective.drain()
+        self._metrics |= self.objective.drain(self._processes)
         control.log({f"{PLUGIN}/{name}": value for name, value in self._metrics.items()})
         self.iterations += 1
         self.progress = min(1.0, control.steps / control.total_steps)
@@ -133,7 +133,7 @@ class FlowCallback(RunCallback):
             )
 
     def _counters(self) -> dict[str, float]:
-        """Counted up by the environments of all processes and the policy since they were made, evaluations left out."""
+        """Counted up by the environments and the policies of all processes since they were made, evaluations left out."""
         env = self._model().env
         names = {
             "env_steps": "budwood_env_steps",
@@ -142,9 +142,8 @@ class FlowCallback(RunCallback):
             "physics": "seconds",
         }
         here = {name: float(sum(env.get_attr(attribute))) for name, attribute in names.items()}
-        everywhere = self._processes.gather(here)
-        counted = {name: sum(part[name] for part in everywhere) for name in names}
-        return {**counted, "sampling": self.policy.sampling_seconds}
+        everywhere = self._processes.gather({**here, "sampling": self.policy.sampling_seconds})
+        return {name: sum(part[name] for part in everywhere) for name in everywhere[0]}
 
     def _step_noise(self, rollout: Rollout) -> list[float]:
         obs, actions = (np.asarray(array).reshape(-1, array.shape[-1]) for array in (rollout.obs, rollout.actions))

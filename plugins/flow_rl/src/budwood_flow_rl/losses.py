@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from budwood.api import LossInputs, LossTerm, Objective
+from budwood.api import ALONE, LossInputs, LossTerm, Objective, Processes
 from budwood_flow_rl import regularisers
 from budwood_flow_rl.config import ClipConfig, FlowConfig
 from budwood_flow_rl.objective import ppo_loss
@@ -28,12 +28,13 @@ class Clipping(Protocol):
 
 class FlowObjective:
     """PPO's clipped loss on the reduced log-ratio; ``clamp`` as in :func:`ppo_loss`. ``drain`` gives the means over an
-    update, and of its first minibatch how far the ratio was from 1 before anything had moved."""
+    update, of the rows of all processes, and of its first minibatch how far the ratio was from 1 before anything had moved."""
 
     def __init__(self, config: Clipping, clamp: bool = False) -> None:
         self.low, self.high = config.clip_range
         self.dual, self.discount, self.clamp = config.clip.dual, config.clip.discount, clamp
         self._seen: dict[str, list[float]] = defaultdict(list)
+        self._shares: list[float] = []
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         policy = policy_of(inputs)
@@ -50,15 +51,30 @@ class FlowObjective:
             self._seen["first_ratio_worst"] = [float(metrics["joint_ratio_worst"])]
         for name, value in metrics.items():
             self._seen[name].append(float(value))
+        self._shares.append(getattr(inputs, "share", 1.0))
         return loss
 
-    def drain(self) -> dict[str, float]:
-        means = {name: sum(values) / len(values) for name, values in self._seen.items()}
+    def drain(self, processes: Processes = ALONE) -> dict[str, float]:
+        parts = processes.gather((dict(self._seen), self._shares))
+        means = {name: _mean(name, [(seen[name], shares) for seen, shares in parts]) for name in self._seen}
         self._seen.clear()
+        self._shares = []
         return means
 
     def as_objective(self) -> Objective:
         return Objective("flow_ppo", self, frozenset({"actions", "log_prob", "old_log_prob", "advantages", "policy"}))
+
+
+def _mean(name: str, parts: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """Over minibatches, of what their rows have on average, or at worst; ``parts`` are (values, shares) of each process."""
+    minibatches = []
+    for pieces in zip(*(zip(values, shares, strict=False) for values, shares in parts), strict=True):
+        counting = [(value, share) for value, share in pieces if share]
+        if name.endswith("_worst"):
+            minibatches.append(max(value for value, _ in counting))
+        else:
+            minibatches.append(sum(value * share for value, share in counting))
+    return sum(minibatches) / len(minibatches)
 
 
 def per_step(advantages: Tensor, steps: int, discount: float) -> Tensor:

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from budwood.api import (
+    ALONE,
     Array,
     BindingError,
     BudwoodError,
+    Processes,
     Rollout,
     RunCallback,
     RunControl,
@@ -32,7 +34,10 @@ class FlowVLALearning(RunCallback):
     """``factory`` knows the policy once the trainer is built, ``objective`` is its loss. ``progress`` in [0, 1] decides the
     range of the noise, which changes between an update and the next collection only."""
 
-    def __init__(self, factory: FlowVLAFactory) -> None:
+    across_processes = "same"
+
+    def __init__(self, factory: FlowVLAFactory, processes: Processes = ALONE) -> None:
+        self._processes = processes
         self.factory, self.config = factory, factory.config
         self.objective = FlowObjective(self.config)
         self.progress = 0.0
@@ -72,7 +77,7 @@ class FlowVLALearning(RunCallback):
             self._metrics["data_time"] = float(self._runs_in_data_time(obs))
 
     def on_update_end(self, control: RunControl) -> None:
-        self._metrics |= self.objective.drain()
+        self._metrics |= self.objective.drain(self._processes)
         control.log({f"{PLUGIN}/{name}": value for name, value in self._metrics.items()})
         self.progress = min(1.0, control.steps / control.total_steps)
         self._follow_schedule()

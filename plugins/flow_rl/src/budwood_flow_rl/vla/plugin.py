@@ -24,7 +24,7 @@ class FlowVLA:
 
         if self._learning is None:
             refuse_trainer(run)
-            self._learning = FlowVLALearning(FlowVLAFactory(run.section))
+            self._learning = FlowVLALearning(FlowVLAFactory(run.section), run.processes)
         return self._learning
 
     @hookimpl
