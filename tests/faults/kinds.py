@@ -1,4 +1,4 @@
-"""What happens to a run, drawn from a seed: a :class:`Fault` is armed in the process that trains, before it starts."""
+"""What happens to a run, drawn from a seed: each kind makes a :class:`strikes.Fault` of what the untouched run passes."""
 
 from __future__ import annotations
 
@@ -12,79 +12,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from budwood import journal
-from budwood.checkpoint import Checkpoints
+from strikes import Counts, Draw, Fault, Strike, at_call, every_call, places
+
 from budwood.folder import RunFolder
 
-Counts = Mapping[str, int]
-"""Place -> how often the untouched run passes it."""
-ENDED = r"(?s).*error: \S.*"
 
-
-def places() -> dict[str, tuple[Any, str]]:
-    """Where a run can be struck: (owner, name) of what is called there."""
-    import torch
-
-    return {
-        "update": (torch.optim.Adam, "step"),
-        "checkpoint": (Checkpoints, "save"),
-        "fsync": (os, "fsync"),
-        "journal": (journal.Journal, "flush"),
-        "write": (os, "write"),
-    }
-
-
-@dataclass(frozen=True)
-class Strike:
-    """The moment of a fault, for the one who watches: monotonic seconds, in the file that ``place`` names."""
-
-    place: Path
-
-    def now(self) -> None:
-        if not self.place.exists():
-            self.place.write_text(repr(time.monotonic()))
-
-
-@dataclass(frozen=True)
-class Fault:
-    """``arm`` prepares it in the training process. ``damage`` is done to the folder after the run has ended. ``goes_on``: the
-    run must come to its end all the same; otherwise its error must match ``says``, or a signal has killed it."""
-
-    kind: str
-    about: str
-    arm: Callable[[Strike, Path], None]
-    damage: Callable[[RunFolder], None] | None = None
-    goes_on: bool = False
-    says: str = ENDED
-
-
-def at_call(owner: Any, name: str, call: int, act: Callable[[], None], *, after: bool = False) -> None:
-    """``act`` at the ``call``-th call of ``owner.name`` from now on, before it or after it."""
-    original, count = getattr(owner, name), [0]
-
-    def counting(*args: Any, **kwargs: Any) -> Any:
-        count[0] += 1
-        now = count[0] == call
-        if now and not after:
-            act()
-        answer = original(*args, **kwargs)
-        if now and after:
-            act()
-        return answer
-
-    setattr(owner, name, counting)
-
-
-def kill(draw: random.Random, counts: Counts) -> Fault:
-    """SIGKILL before or after any call of any place."""
-    place = draw.choice([name for name in places() if counts[name]])
-    call, after = draw.randint(1, counts[place]), draw.random() < 0.5
+def kill(draw: random.Random, counts: Counts, after_call: int = 0) -> Fault:
+    """SIGKILL before or after any call of any place, or of those after one."""
+    place = draw.choice([name for name in places() if counts.get(name)])
+    call, after = after_call + draw.randint(1, counts[place]), draw.random() < 0.5
 
     def arm(strike: Strike, _output: Path) -> None:
         def die() -> None:
@@ -206,8 +147,9 @@ def clock_back(draw: random.Random, counts: Counts) -> Fault:
 
 
 def damaged(draw: random.Random, counts: Counts) -> Fault:
-    """The newest checkpoint loses bytes, changes a bit, or misses a file, after the run was killed."""
-    killed = kill(draw, {**counts, "fsync": 0, "write": 0, "journal": 0, "checkpoint": 0})
+    """The newest of two checkpoints loses bytes, changes a bit, or misses a file, after the run was killed."""
+    updates, later = counts["update"], 5 * counts["update"] // 8
+    killed = kill(draw, {"update": updates - later}, after_call=later)
     file = draw.choice(["tensors.safetensors", "state.json", "manifest.json"])
     how, where = draw.choice(["cut", "altered", "missing"]), draw.random()
 
@@ -230,15 +172,20 @@ def damaged(draw: random.Random, counts: Counts) -> Fault:
 
 
 def half_written(draw: random.Random, counts: Counts) -> Fault:
-    """A checkpoint that was being written when the machine stopped: its folder is there under its unfinished name."""
-    killed = kill(draw, {**counts, "fsync": 0, "write": 0, "journal": 0, "update": 0})
+    """SIGKILL between the files of a checkpoint: its folder is there under its unfinished name."""
+    call, after = draw.randint(1, counts["file of a checkpoint"]), draw.random() < 0.8
 
-    def damage(run: RunFolder) -> None:
-        left = run.checkpoints / ".tmp-step_000000009999"
-        left.mkdir(parents=True, exist_ok=True)
-        (left / "tensors.safetensors").write_bytes(draw.randbytes(draw.randint(0, 4096)))
+    def arm(strike: Strike, _output: Path) -> None:
+        def die() -> None:
+            strike.now()
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    return Fault("half-written checkpoint", killed.about, killed.arm, damage)
+        at_call(*places()["file of a checkpoint"], call, die, after=after)
+
+    def left(run: RunFolder) -> str:
+        return "" if list(run.checkpoints.glob(".tmp-*")) else "no checkpoint was half-written"
+
+    return Fault("half-written checkpoint", f"{'after' if after else 'before'} file {call}", arm, left=left)
 
 
 def second_run(draw: random.Random, counts: Counts) -> Fault:
@@ -264,6 +211,12 @@ def second_run(draw: random.Random, counts: Counts) -> Fault:
         at_call(*places()["update"], call, intrude)
 
     return Fault("two runs in one folder", f"at update {call}", arm, goes_on=True)
+
+
+def both_resume(draw: random.Random, counts: Counts) -> Fault:
+    """The run is killed, and two processes resume it at the same moment: one trains, and the other one names it."""
+    killed = kill(draw, {**counts, "fsync": 0, "write": 0, "journal": 0})
+    return replace(killed, kind="two resumes at once", twice=True)
 
 
 def leak(draw: random.Random, counts: Counts) -> Fault:
@@ -309,16 +262,6 @@ def no_more_files(draw: random.Random, counts: Counts) -> Fault:
     return Fault("no more files", f"limit {limit}", arm, says=r"(?s).*error: .*[Tt]oo many open files.*")
 
 
-def every_call(owner: Any, name: str, act: Callable[[], None]) -> None:
-    original = getattr(owner, name)
-
-    def acting(*args: Any, **kwargs: Any) -> Any:
-        act()
-        return original(*args, **kwargs)
-
-    setattr(owner, name, acting)
-
-
 def dead_worker(draw: random.Random, counts: Counts) -> Fault:
     """The process of one environment is killed."""
     call = draw.randint(1, counts["update"])
@@ -341,15 +284,7 @@ def dead_worker(draw: random.Random, counts: Counts) -> Fault:
     )
 
 
-Draw = Callable[[random.Random, Counts], Fault]
 GENERAL: tuple[Draw, ...] = (
-    kill, kill, terminate, full_disk, read_only, out_of_memory, clock_back, damaged, half_written, second_run, leak,
-    no_more_files,
+    kill, full_disk, terminate, read_only, half_written, out_of_memory, damaged, second_run, leak, kill, clock_back,
+    both_resume, no_more_files,
 )  # fmt: skip
-KINDS: Mapping[str, tuple[Draw, ...]] = {
-    "sb3": GENERAL,
-    "sb3-processes": (dead_worker,),
-    "trl": GENERAL,
-    "lerobot": GENERAL,
-}
-"""World -> what is drawn for it, in turn."""

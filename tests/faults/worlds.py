@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,8 +27,8 @@ def sb3(_files: Path) -> dict[str, Any]:
         "trainer": {
             "kind": "sb3",
             "algo": "ppo",
-            "total_timesteps": 4096,
-            "args": {"n_steps": 64, "batch_size": 128, "n_epochs": 2, "policy_kwargs": {"net_arch": [16]}},
+            "total_timesteps": 2048,
+            "args": {"n_steps": 32, "batch_size": 64, "n_epochs": 2, "policy_kwargs": {"net_arch": [16]}},
         },
         "env": {"id": "budwood_reward_shaping.reach_budget:ReachBudget-v0", "n_envs": 8},
         "plugins": {
@@ -37,8 +38,8 @@ def sb3(_files: Path) -> dict[str, Any]:
                 "outer": {"steps": 4, "inner_iterations": 2},
             }
         },
-        "evaluation": {"every": 2048, "episodes": 2},
-        "checkpoint": {"every": 1024, "keep": 2},
+        "evaluation": {"every": 1024, "episodes": 2},
+        "checkpoint": {"every": 512, "keep": 2},
     }
 
 
@@ -46,8 +47,8 @@ def sb3_processes(files: Path) -> dict[str, Any]:
     """The same with two environments in processes of their own."""
     made = sb3(files)
     made["env"] |= {"vec": "subproc", "n_envs": 2}
-    made["trainer"]["total_timesteps"] = 1024
-    return {**made, "name": "sb3-processes", "checkpoint": {"every": 256, "keep": 2}}
+    made["trainer"]["total_timesteps"] = 512
+    return {**made, "name": "sb3-processes", "checkpoint": {"every": 128, "keep": 2}}
 
 
 def trl(files: Path) -> dict[str, Any]:
@@ -111,18 +112,52 @@ def lerobot(files: Path) -> dict[str, Any]:
     }
 
 
+def sb3_two(files: Path) -> dict[str, Any]:
+    """The environments shared by two processes."""
+    return {**sb3(files), "name": "sb3-two"}
+
+
+def sb3_mlflow(files: Path) -> dict[str, Any]:
+    """Tracked by an MLflow server, whose address the drill gives."""
+    return {**sb3(files), "name": "sb3-mlflow", "tracking": {"enabled": True}}
+
+
+def trl_two(files: Path) -> dict[str, Any]:
+    return {**trl(files), "name": "trl-two"}
+
+
+def lerobot_two(files: Path) -> dict[str, Any]:
+    made = lerobot(files)
+    made["trainer"]["args"]["batch_size"] = 6
+    return {**made, "name": "lerobot-two"}
+
+
 WORLDS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
-    "sb3": sb3, "sb3-processes": sb3_processes, "trl": trl, "lerobot": lerobot,
-}  # fmt: skip
+    "sb3": sb3,
+    "sb3-processes": sb3_processes,
+    "sb3-two": sb3_two,
+    "sb3-mlflow": sb3_mlflow,
+    "trl": trl,
+    "trl-two": trl_two,
+    "lerobot": lerobot,
+    "lerobot-two": lerobot_two,
+}
+PROCESSES: Mapping[str, int] = {"sb3-two": 2, "trl-two": 2, "lerobot-two": 2}
+"""World -> how many processes it is launched in."""
+
+
+def is_clock(name: str) -> bool:
+    """Whether a number of this name measures time, and so is another one in every run."""
+    return bool(
+        re.fullmatch(
+            r"t|t_start|episode_times|time/.*|(.*[/_])?(start_time|step_time|seconds|runtime|fps|per_second|s)", name
+        )
+    )
 
 
 def differences(left: Any, right: Any, path: str = "") -> Iterator[str]:
     """Where two state trees are not the same to the last bit; wall-clock times do not count."""
-    if (
-        path.rsplit(".", 1)[-1] in ("t", "t_start", "episode_times", "start_time")
-        or "time" in path
-        or "seconds" in path
-    ):
+    if is_clock(path.rpartition(".")[2]):
         return
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         for key in left.keys() | right.keys():
@@ -140,9 +175,8 @@ def differences(left: Any, right: Any, path: str = "") -> Iterator[str]:
 
 def metrics(run: RunFolder) -> list[tuple[int, dict[str, float]]]:
     """Every number that the journal holds but those that measure time."""
-    clocks = ("time", "seconds", "per_second", "runtime", "cpu", "fps", "_s")
     return [
-        (event.step, {key: value for key, value in event.data.items() if not any(word in key for word in clocks)})
+        (event.step, {key: value for key, value in event.data.items() if not is_clock(key)})
         for event in journal.read(run.folder)
         if event.kind == "metrics"
     ]
