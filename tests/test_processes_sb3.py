@@ -1,6 +1,6 @@
 """PPO in several processes is PPO in one: the same samples, the same update, and checkpoints that any number goes on from.
 
-Two processes by default. Four, A2C, and a plugin with reward terms:  pytest tests/test_processes_sb3.py -m slow
+Two processes by default. Four, A2C, and plugins:  pytest tests/test_processes_sb3.py -m slow
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import torch
 import yaml
 
 import budwood
-from budwood.api import ContributionError, Processes
+from budwood.api import BudwoodError, ContributionError, Processes
 from budwood.checkpoint import Checkpoints
 from budwood.folder import RunFolder, list_runs
+from budwood.planning import explain, plan
 
 pytest.importorskip("budwood_sb3")
 
@@ -66,8 +67,36 @@ SHAPED: dict[str, Any] = {
         }
     },
 }
-NOT_COMPARED = ("episode_times", "t", "time/fps", "time/time_elapsed", "spaces")
-"""Times of day, and the generators of action spaces, which environments may share and from which nothing is drawn."""
+FLOW: dict[str, Any] = {
+    **PPO,
+    "trainer": {
+        "kind": "sb3",
+        "algo": "ppo",
+        "total_timesteps": 400,
+        "args": {"n_steps": 50, "batch_size": 50, "n_epochs": 2},
+    },
+    "env": {"id": "budwood_reward_shaping.reach_budget:ReachBudget-v0", "n_envs": 4},
+    "checkpoint": {"every": 200, "keep": 10},
+    "evaluation": {"every": 200, "episodes": 2},
+    "plugins": {"flow_rl": {"family": {"hidden": [16, 16, 16]}, "chunk": {"horizon": 2, "execute": 2}}},
+}
+SHAPED_FLOW: dict[str, Any] = {
+    **FLOW,
+    "trainer": {**FLOW["trainer"], "total_timesteps": 800},
+    "plugins": {
+        **FLOW["plugins"],
+        "reward_shaping": {
+            "terms": ["speed", "effort"],
+            "criteria": ["distance"],
+            "outer": {"steps": 3, "inner_iterations": 2, "rollouts": 1, "episodes": 2},
+            "weights": {"w_task": 1.0, "scale": None},
+            "task_mode": "fraction",
+        },
+    },
+}
+NOT_COMPARED = ("episode_times", "t", "time/fps", "time/time_elapsed", "seconds", "spaces")
+"""Times, besides those called cpu; and the generators of action spaces, which environments may share and from which nothing
+is drawn."""
 
 
 def launched(count: int, folder: Path, *words: str) -> None:
@@ -92,7 +121,7 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Everything of a state that is to be the same."""
     if isinstance(tree, Mapping):
         for key in sorted(tree, key=str):
-            if key not in NOT_COMPARED:
+            if key not in NOT_COMPARED and "/cpu/" not in str(key):
                 yield from leaves(tree[key], f"{path}.{key}")
     elif isinstance(tree, list | tuple):
         for i, value in enumerate(tree):
@@ -180,14 +209,24 @@ def first_half(run: RunFolder, to: Path) -> RunFolder:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [A2C, SHAPED], ids=["a2c", "reward_shaping"])
-def test_likewise_for_a2c_and_under_reward_terms_whose_weights_are_searched(
+@pytest.mark.parametrize(
+    "config", [A2C, SHAPED, FLOW, SHAPED_FLOW], ids=["a2c", "reward_shaping", "flow_rl", "flow_rl_and_reward_shaping"]
+)
+def test_likewise_for_a2c_and_for_plugins_that_search_weights_and_tune_flows(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
     one, two = both(config, tmp_path)
     last = config["trainer"]["total_timesteps"]
     for part, bound in (("trainer", 1e-5), ("session", 1e-4)):
         assert furthest(state(one, last)[part], state(two, last)[part]) < bound
+
+
+@pytest.mark.parametrize("config", [SHAPED, FLOW, SHAPED_FLOW], ids=["reward_shaping", "flow_rl", "both"])
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_what_the_page_says_of_plugins_is_what_explain_says(config: dict[str, Any], algo: str) -> None:
+    args = {} if algo == "a2c" else config["trainer"]["args"]
+    made = {**config, "trainer": {**config["trainer"], "algo": algo, "args": args}, "processes": 2}
+    assert explain(made).bindings
 
 
 class Part(Processes):
@@ -216,8 +255,6 @@ def test_a_state_divided_and_joined_again_is_the_same(runs: tuple[RunFolder, Run
 )
 def test_what_cannot_be_divided_is_refused(change: dict[str, Any], said: str) -> None:
     from budwood import config
-    from budwood.api import BudwoodError
-    from budwood.planning import plan
 
     with pytest.raises(BudwoodError, match=said):
         plan(config.load({**PPO, **change}), None, processes=Part(0, 2)).build_trainer()
