@@ -41,15 +41,24 @@ class Peer(Processes):
         self.rank, self.count, self._table, self._times = rank, count, table, 0
 
     def gather(self, value: Any) -> list[Any]:
-        self._times += 1
-        return self._table.exchange(self._times, self.rank, value)
+        return self._exchanged("gather", value)
 
     def to_first(self, value: Any) -> list[Any]:
-        values = self.gather(value)
+        values = self._exchanged("to_first", value)
         return values if self.first else []
 
     def from_first(self, value: Any) -> Any:
-        return self.gather(value)[0]
+        return self._exchanged("from_first", value)[0]
+
+    def sum(self, tensor: Any) -> Any:
+        return sum(self._exchanged("sum", tensor))
+
+    def _exchanged(self, how: str, value: Any) -> list[Any]:
+        """Processes that exchange different things would wait for each other until the deadline."""
+        self._times += 1
+        hows, values = zip(*self._table.exchange(self._times, self.rank, (how, value)), strict=True)
+        assert hows == (how,) * self.count
+        return list(values)
 
 
 class Table:
@@ -93,18 +102,19 @@ def together(call: Callable[[Peer], Any], count: int = 2) -> list[Any]:
 
 
 class Counter:
-    """A trainer with a boundary every 10 steps."""
+    """A trainer with an update and a boundary every 10 steps."""
 
     n_envs, native = 1, None
 
-    def __init__(self, total_steps: int) -> None:
-        self.total_steps, self.steps = total_steps, 0
+    def __init__(self, total_steps: int, peer: Peer) -> None:
+        self.total_steps, self.steps, self.peer = total_steps, 0, peer
         self.resets: list[int] = []
 
     def fit(self, events: Session) -> None:
         goes_on = events.start()
         while goes_on and self.steps < self.total_steps:
             self.steps += 10
+            self.peer.sum(1.0)
             goes_on = events.boundary(self.steps)
 
     def evaluate(self, episodes: int, seed: int, observer: Any = None) -> Evaluation:
@@ -143,9 +153,9 @@ class Wishing(RunCallback):
         self._at("on_checkpoint", control)
 
 
-def trained(peer: Peer, callback: RunCallback) -> tuple[int, list[int], int]:
+def trained(peer: Peer, callback: RunCallback, checkpoints: int | None = 20) -> tuple[int, list[int], int]:
     """(last step, policies that were made afresh, checkpoints) of a run of 40 steps."""
-    trainer, saves = Counter(40), []
+    trainer, saves = Counter(40, peer), []
 
     def save(session: Session) -> Path:
         session.state_dict()
@@ -153,7 +163,7 @@ def trained(peer: Peer, callback: RunCallback) -> tuple[int, list[int], int]:
         return peer.from_first(Path("checkpoint"))
 
     contributions = Contributions(callbacks=[owned(callback)])
-    session = Session(trainer, contributions, Unheard(), Progress(), Rhythm(20, 1, 7, 20), save, None, peer)  # type: ignore[arg-type]
+    session = Session(trainer, contributions, Unheard(), Progress(), Rhythm(20, 1, 7, checkpoints), save, None, peer)  # type: ignore[arg-type]
     trainer.fit(session)
     session.finish()
     return session.steps, trainer.resets, len(saves)
@@ -169,7 +179,8 @@ ASKED = {
 @pytest.mark.parametrize("event", ["on_update_end", "on_eval", "on_checkpoint"])
 @pytest.mark.parametrize("words", ASKED)
 def test_what_one_process_alone_asks_for_ends_all_with_what_each_asked(event: str, words: str) -> None:
-    ended = together(lambda peer: trained(peer, Wishing(peer.rank, [1], event, ASKED[words])))
+    every = 20 if event == "on_checkpoint" else None
+    ended = together(lambda peer: trained(peer, Wishing(peer.rank, [1], event, ASKED[words]), every))
     for error in ended:
         assert isinstance(error, ContributionError)
         assert (
