@@ -26,3 +26,18 @@ def vectors_of(section: EnvConfig, n: int) -> dict[str, dict[int, Any]]:
             do="Check its task, and that its package is installed",
         ) from error
     return made
+
+
+COUNTED, STRIDE = ("episode_index", "init_state_id"), "_reset_stride"
+"""Where LIBERO and RoboCasa keep which environment of a vector this is, and of how many: episodes begin accordingly."""
+
+
+def numbered(vector: Any, first: int, total: int) -> None:
+    """Environments that number themselves from 0 are told that theirs are ``first`` and following, of ``total``."""
+    if vector.num_envs == total:
+        return
+    for name in (*COUNTED, STRIDE):
+        if all(vector.call("has_wrapper_attr", name)):
+            inner = getattr(vector, "_env", vector)  # of a lazy vector of LeRobot, made by the call
+            values = vector.get_attr(name)
+            inner.set_attr(name, [total if name == STRIDE else first + value for value in values])

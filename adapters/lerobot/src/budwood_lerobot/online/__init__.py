@@ -39,7 +39,7 @@ def capabilities() -> Capabilities:
         "completion_rewards": _WORDS,
         "completion_advantage": _WORDS,
     }
-    return Capabilities(NAME, seams, refused, LOSS_INPUTS | CRITIC_INPUTS, rollouts=True)
+    return Capabilities(NAME, seams, refused, LOSS_INPUTS | CRITIC_INPUTS, rollouts=True, one_process="")
 
 
 def build(run: Run, contributions: Contributions) -> Trainer:

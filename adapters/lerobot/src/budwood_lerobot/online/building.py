@@ -29,19 +29,21 @@ from budwood.api import (
 )
 from budwood_lerobot.config import EnvConfig, PolicyConfig
 from budwood_lerobot.devices import check_precision, check_single_process, device_of
-from budwood_lerobot.environments import vectors_of
+from budwood_lerobot.environments import numbered, vectors_of
 from budwood_lerobot.native import discover, flat, without_arguments
 from budwood_lerobot.online import CRITIC_INPUTS
 from budwood_lerobot.online.config import OnlineConfig
 from budwood_lerobot.online.episodes import Episodes
 from budwood_lerobot.online.neutral import Neutral
+from budwood_lerobot.online.pieces import check
 from budwood_lerobot.online.processors import Processors, tasks
 from budwood_lerobot.online.trainer import OnlineTrainer
 from budwood_lerobot.processors import UNREADABLE, processors_of
 
 
 def build(run: Run, contributions: Contributions) -> OnlineTrainer:
-    check_single_process()
+    if not run.processes.several:
+        check_single_process()
     config: OnlineConfig = run.trainer
     env = EnvConfig.model_validate(run.config["env"])
     by = _factory(config, contributions)
@@ -50,6 +52,7 @@ def build(run: Run, contributions: Contributions) -> OnlineTrainer:
         run.config.get("precision", "fp32"), None if config.policy is None else config.policy.native(device)
     )
     _check_needs(config, contributions)
+    check(env.n_envs, run.processes)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision("high" if run.config.get("precision") == "tf32" else "highest")
@@ -60,7 +63,9 @@ def build(run: Run, contributions: Contributions) -> OnlineTrainer:
     def make_episodes(n: int) -> Episodes:
         return _episodes(env, n)
 
-    training = make_episodes(env.n_envs)
+    rows = run.processes.part(env.n_envs)
+    training = make_episodes(rows.stop - rows.start)
+    numbered(training.vector, rows.start, env.n_envs)
     loaded = None if config.policy is None else _Native(config.policy, env, device)
     processors = _processors(env, loaded, device)
     training.begin(np.ones(training.n, dtype=bool), [run.seed] * training.n)

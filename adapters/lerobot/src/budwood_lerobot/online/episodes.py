@@ -19,6 +19,8 @@ from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 from budwood.api import Array, ConfigError, StateTree, StepBatch
 
 Observer = Callable[[StepBatch], None]
+Episode = tuple[float, int, float]
+"""Return, length, and success: 1 or 0, NaN where the environment does not tell."""
 RECENT = 100
 """Over how many episodes return, length and success are averaged."""
 
@@ -27,7 +29,8 @@ RECENT = 100
 class Decision:
     """What a decision led to, (n,) each, for the environments that took part; 0 and False for the others.
 
-    ``successes`` 1 or 0 where an episode ended and the environment tells, elsewhere NaN.
+    ``successes`` 1 or 0 where an episode ended and the environment tells, elsewhere NaN. ``finished`` are the episodes that
+    ended, in that order, with the step of the decision and the environment.
 
     ``rewards`` float64, summed over the ``steps`` that were executed before the episode ended, if it did; ``obs`` as the
     vector gives them, with the last observation of an episode where it ended.
@@ -39,6 +42,7 @@ class Decision:
     truncated: Array
     successes: Array
     obs: Any
+    finished: list[tuple[int, int, Episode]]
 
     @property
     def ended(self) -> Array:
@@ -66,8 +70,8 @@ class Episodes:
         self.seeds: list[int] = [0] * n
         self.returns, self.lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
         self.executed: list[list[Array]] = [[] for _ in range(n)]
-        self.recent: deque[tuple[float, int, float]] = deque(maxlen=RECENT)
-        self._tells = False
+        self.recent: deque[Episode] = deque(maxlen=RECENT)
+        self.tells = False
 
     def begin(self, rows: Array, seeds: Sequence[int]) -> None:
         """New episodes in the environments of the mask ``rows`` (n,); ``seeds`` (n,), read there only."""
@@ -85,10 +89,11 @@ class Episodes:
         rewards, steps = np.zeros(self.n), np.zeros(self.n, dtype=np.int64)
         terminated, truncated = np.zeros(self.n, dtype=bool), np.zeros(self.n, dtype=bool)
         successes, running, last = np.full(self.n, np.nan), taking_part.copy(), self.obs
+        finished: list[tuple[int, int, Episode]] = []
         for c in range(actions.shape[1]):
             before = self.obs
             self.obs, reward, over, cut, infos = self.vector.step(actions[:, c])
-            self._tells |= "is_success" in {**infos, **infos.get("final_info", {})}
+            self.tells |= "is_success" in {**infos, **infos.get("final_info", {})}
             self.lengths[running] += 1
             cut = (cut | (self.lengths >= self.limit)) & ~over
             seen = self._seen(infos, over | cut)
@@ -103,19 +108,20 @@ class Episodes:
             self.returns[running] += reward[running]
             for row in np.flatnonzero(ended):
                 successes[row] = info_of(infos, row).get("is_success", np.nan)
-                self.recent.append((float(self.returns[row]), int(self.lengths[row]), float(successes[row])))
+                finished.append((c, int(row), (*self._played(row), float(successes[row]))))
             terminated |= ended & over
             truncated |= ended & cut
             running &= ~ended
             if not running.any():
                 break
-        return Decision(rewards, steps, terminated, truncated, successes, last)
+        return Decision(rewards, steps, terminated, truncated, successes, last, finished)
 
-    def unfinished(self, rows: Array) -> None:
-        """Count the episodes of the mask ``rows`` (n,) as they are: nobody plays them to their end, so they are no success."""
-        for row in np.flatnonzero(rows):
-            success = 0.0 if self._tells else np.nan
-            self.recent.append((float(self.returns[row]), int(self.lengths[row]), success))
+    def unfinished(self, rows: Array) -> list[tuple[float, int]]:
+        """Return and length of the episodes of the mask ``rows`` (n,), as far as they have come."""
+        return [self._played(row) for row in np.flatnonzero(rows)]
+
+    def _played(self, row: Any) -> tuple[float, int]:
+        return float(self.returns[row]), int(self.lengths[row])
 
     def summary(self) -> dict[str, float]:
         """Means over recent episodes; success only of environments that tell it."""

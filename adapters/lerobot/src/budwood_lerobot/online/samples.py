@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from budwood.api import AdvantageInputs, Array
+from budwood.api import AdvantageInputs, Array, Processes
+from budwood_lerobot.online.episodes import Episode
 from budwood_lerobot.online.processors import stacked
+
+SEEN = ("obs", "actions")
+NUMBERS = ("log_prob", "values", "rewards", "episode_starts", "valid")
+"""What a rollout has for each decision of each environment: what an update reads of its own rows alone, and the rest."""
 
 
 @dataclass
@@ -18,7 +24,8 @@ class Collected:
     """T decisions of n environments. Lists grow by one (n, ...) a decision; what concerns the end comes last.
 
     ``valid`` tells which environments took part: with groups, one whose episode has ended waits for the others. ``outside`` is
-    the share of what was sent that lay outside of the action space's bounds.
+    the share of what was sent that lay outside of the action space's bounds, ``ended`` every episode after (decision, step of
+    it, environment among all) in which it ended.
     """
 
     obs: list[dict[str, Tensor]] = field(default_factory=list)
@@ -29,8 +36,24 @@ class Collected:
     episode_starts: list[Array] = field(default_factory=list)
     valid: list[Array] = field(default_factory=list)
     outside: list[float] = field(default_factory=list)
+    ended: list[tuple[int, int, int, Episode]] = field(default_factory=list)
+    env_steps: int = 0
     last_values: Array = field(default_factory=lambda: np.zeros(0))
     last_dones: Array = field(default_factory=lambda: np.zeros(0))
+
+    def of_all(self, processes: Processes, seen: bool) -> Collected:
+        """With the environments of all processes side by side; what was observed and done is exchanged only if ``seen``."""
+        if not processes.several:
+            return self
+        names = (*NUMBERS, *SEEN) if seen else NUMBERS
+        last = ("last_values", "last_dones")
+        parts = processes.gather({name: getattr(self, name) for name in (*names, "outside", *last)})
+        found: dict[str, Any] = {
+            name: [_beside(at) for at in zip(*(part[name] for part in parts), strict=True)] for name in names
+        }
+        found |= {name: np.concatenate([part[name] for part in parts]) for name in last}
+        outside = [float(np.mean(at)) for at in zip(*(part["outside"] for part in parts), strict=True)]
+        return Collected(**found, outside=outside)
 
     def advantage_inputs(self, gamma: float, gae_lambda: float, groups: Array | None) -> AdvantageInputs:
         rewards, values, starts = (
@@ -77,6 +100,13 @@ class Samples:
         return Samples(
             {key: part[rows].to(device) for key, part in self.obs.items()}, *(part[rows].to(device) for part in parts)
         )
+
+
+def _beside(parts: Sequence[Any]) -> Any:
+    """One decision: (n, ...) of every process -> (N, ...)."""
+    if isinstance(parts[0], dict):
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    return torch.cat(tuple(parts)) if isinstance(parts[0], Tensor) else np.concatenate(parts)
 
 
 def minibatches(count: int, size: int, generator: np.random.Generator) -> Iterator[Tensor]:

@@ -33,6 +33,7 @@ from budwood_lerobot.online.collecting import Collector
 from budwood_lerobot.online.config import OnlineConfig
 from budwood_lerobot.online.episodes import Episodes
 from budwood_lerobot.online.neutral import LogProb, Neutral
+from budwood_lerobot.online.pieces import Among, check_together, own_generators
 from budwood_lerobot.online.processors import Commands, Processors, stacked
 from budwood_lerobot.online.samples import Collected
 from budwood_lerobot.online.update import Update
@@ -67,10 +68,11 @@ class OnlineTrainer:
         self.total_steps, self.steps = config.total_steps, 0
         self._make_policy, self._make_episodes, self._export_native = make_policy, make_episodes, export_native
         self._processors, self._advantage = processors, contributions.advantage
-        self.n_envs = training.n
+        self.processes = run.processes
+        self.n_envs = training.n * self.processes.count
         self._commands = Commands(training.vector.single_action_space, config.clip_actions)
-        self.collector = Collector(training, neutral, processors, self._commands, config, run.seed)
-        self.update = Update(neutral, config, contributions, processors.device)
+        self.collector = Collector(training, neutral, processors, self._commands, config, run.seed, self.processes)
+        self.update = Update(neutral, config, contributions, processors.device, self.processes, run.seed)
         self._order = run.rng("lerobot.online.minibatches")
         self._evaluations: dict[int, Episodes] = {}
         self._may_reset = bool(contributions.callbacks or contributions.evaluators)
@@ -82,7 +84,8 @@ class OnlineTrainer:
     unit = "decisions, each of one or more environment steps"
 
     def env_steps(self) -> int:
-        return self.collector.env_steps
+        """Those of all processes are counted by process 0."""
+        return self.collector.env_steps if self.processes.first else 0
 
     def fit(self, events: TrainerEvents) -> None:
         goes_on = events.start()
@@ -91,23 +94,35 @@ class OnlineTrainer:
             seconds = self.collector.seconds
             seconds.update(dict.fromkeys(seconds, 0.0))
             collected = self.collector.collect()
-            advantages = self.advantages(collected)
-            if events.wants_rollouts():
-                events.rollout_end(self._rollout(collected, advantages))
-            keep = self._kept(collected)
+            shown = any(self.processes.gather(events.wants_rollouts()))
+            of_all = collected.of_all(self.processes, shown)
+            advantages = self.advantages(of_all)
+            if shown:
+                events.rollout_end(self._rollout(of_all, advantages))
+            keep = self._kept(of_all)
+            check_together(self.neutral.policy, self._processors.device, self.processes)
             with self.collector.timed("update"):
-                samples = collected.samples(advantages, keep)
-                metrics = self.update.run(samples, self._order) if len(samples) else {}
-            valid = np.stack(collected.valid)
+                metrics = self._learn(collected, of_all, advantages, keep) if keep.any() else {}
+            valid = np.stack(of_all.valid)
             self.steps += int(valid.sum())
-            metrics |= {f"time/{what}_cpu": spent for what, spent in seconds.items()}
+            spent = self.processes.sum(torch.tensor(list(seconds.values()), dtype=torch.float64)).tolist()
+            metrics |= {f"time/{what}_cpu": cpu for what, cpu in zip(seconds, spent, strict=True)}
             metrics |= self.collector.episodes.summary()
             metrics["rollout/env_steps"] = float(self.collector.env_steps)
-            metrics["rollout/outside_bounds"] = float(np.mean(collected.outside))
+            metrics["rollout/outside_bounds"] = float(np.mean(of_all.outside))
             if self.collector.groups is not None:
                 metrics["rollout/identical_share"] = 1 - float((keep & valid).sum() / valid.sum())
             events.log(metrics, self.steps)
             goes_on = events.boundary(self.steps)
+
+    def _learn(self, collected: Collected, of_all: Collected, advantages: Array, keep: Array) -> dict[str, float]:
+        """The update on what this process ``collected``, among the decisions ``of_all``: (T, N) ``advantages`` and ``keep``."""
+        rows = self.collector.rows
+        among = Among.of(of_all, advantages, keep, rows)
+        mine = keep[:, rows].copy()
+        if not mine.any():
+            mine[0, 0] = True  # counts for nothing
+        return self.update.run(collected.samples(advantages[:, rows], mine), self._order, among)
 
     def advantages(self, collected: Collected) -> Array:
         """(T, n) float32: a plugin's, or those that the configuration names."""
@@ -194,7 +209,7 @@ class OnlineTrainer:
         self.steps, self.update.count, self._first = saved["steps"], saved["updates"], saved["first"]
         self._order.bit_generator.state = saved["order"]
         notes = self.collector.load_state_dict(saved["collector"])
-        set_generators(saved["generators"])
+        set_generators(own_generators(saved["generators"], self.processes))
         if self._processors.device != "cpu":
             notes.append(f"On {self._processors.device} the sums of an update may round differently: not bit for bit.")
         return notes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,19 +14,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from budwood.api import Contributed, ContributionError, Contributions, LossInputs, Objective, blamed
+from budwood.api import ALONE, Contributed, ContributionError, Contributions, LossInputs, Objective, Processes, blamed
 from budwood_lerobot.online.config import OnlineConfig
 from budwood_lerobot.online.neutral import Neutral
-from budwood_lerobot.online.samples import Samples, minibatches
+from budwood_lerobot.online.pieces import Among, Piece, metrics_of, normalised, own_numbers, pieces, sum_gradients
+from budwood_lerobot.online.samples import Samples
 
 Metrics = dict[str, float]
 
 
 class Update:
-    """Moves the policy on the samples of a rollout. ``count`` updates have been made."""
+    """Moves the policy on the samples of a rollout. ``count`` updates have been made.
 
-    def __init__(self, neutral: Neutral, config: OnlineConfig, contributions: Contributions, device: str) -> None:
-        self.neutral, self.config, self.device = neutral, config, device
+    Of several processes each has samples of its own, and all take the update that one process with all samples would take.
+    """
+
+    def __init__(
+        self,
+        neutral: Neutral,
+        config: OnlineConfig,
+        contributions: Contributions,
+        device: str,
+        processes: Processes = ALONE,
+        seed: int = 0,
+    ) -> None:
+        self.neutral, self.config, self.device, self.processes, self.seed = neutral, config, device, processes, seed
         self.objective, self.terms = contributions.objective, tuple(contributions.loss_terms)
         self.groups = neutral.param_groups()
         self.optimizer = torch.optim.AdamW(
@@ -36,34 +49,52 @@ class Update:
         )
         self.count = 0
 
-    def run(self, samples: Samples, generator: np.random.Generator) -> Metrics:
+    def run(self, samples: Samples, generator: np.random.Generator, among: Among | None = None) -> Metrics:
         """All epochs over ``samples``, or until the policy is too far from the one that collected them."""
-        config = self.config
+        config, among = self.config, among or Among.alone(samples)
         if config.normalisation == "rollout":
-            samples = replace(samples, advantages=standardised(samples.advantages))
+            samples = replace(samples, advantages=normalised(samples.advantages, among.advantages))
         seen: dict[str, list[float]] = defaultdict(list)
-        for batch in self._batches(samples, generator):
-            loss, joint_kl = self._loss(batch, seen)
-            if config.target_kl is not None and joint_kl > 1.5 * config.target_kl:
-                seen["train/early_stop"].append(1.0)
+        shares: list[float] = []
+        norms: list[float] = []
+        by_minibatch = config.normalisation == "minibatch"
+        far = False
+        for _ in range(config.epochs):
+            for piece in pieces(samples, among, config.minibatch, by_minibatch, generator, self.device):
+                with self._drawing(len(shares)):
+                    loss, joint_kl = self._loss(piece, seen)
+                shares.append(piece.share)
+                far = config.target_kl is not None and self._mean(joint_kl, piece) > 1.5 * config.target_kl
+                if far:
+                    break
+                norms.append(self._step(loss * piece.share))
+            if far:
                 break
-            seen["train/grad_norm"].append(self._step(loss))
         self.count += 1
-        metrics = {name: float(np.mean(values)) for name, values in seen.items()}
-        metrics["train/minibatches"] = float(len(seen["train/grad_norm"]))
+        metrics = metrics_of(seen, shares, self.processes)
+        metrics["train/minibatches"] = float(len(norms))
+        if norms:
+            metrics["train/grad_norm"] = float(np.mean(norms))
+        if far:
+            metrics["train/early_stop"] = 1.0
         if self.neutral.critic:
-            metrics["train/explained_variance"] = explained_variance(samples.old_values, samples.returns)
+            metrics["train/explained_variance"] = explained_variance(among.old_values, among.returns)
         return metrics
 
-    def _batches(self, samples: Samples, generator: np.random.Generator) -> Iterator[Samples]:
-        for _ in range(self.config.epochs):
-            for rows in minibatches(len(samples), self.config.minibatch, generator):
-                yield samples.at(rows, self.device)
+    def _drawing(self, minibatch: int) -> Any:
+        """Around what a policy and plugins compute of rows, which may draw random numbers."""
+        if not self.processes.several:
+            return nullcontext()
+        return own_numbers(self.device, self.seed, self.count, minibatch, self.processes.rank)
 
-    def _loss(self, batch: Samples, seen: Mapping[str, list[float]]) -> tuple[Tensor, float]:
-        """-> the loss of a minibatch, and how far the policy has moved on it: KL of whole decisions"""
+    def _mean(self, value: float, piece: Piece) -> float:
+        """Of a mean over each piece, the mean over the minibatch."""
+        return float(self.processes.sum(torch.tensor(value * piece.share, dtype=torch.float64)))
+
+    def _loss(self, piece: Piece, seen: Mapping[str, list[float]]) -> tuple[Tensor, float]:
+        """-> the loss of a piece, and how far the policy has moved on it: KL of whole decisions"""
         config = self.config
-        inputs = self._inputs(batch)
+        inputs = self._inputs(piece)
         value_loss = functional.mse_loss(inputs.returns, inputs.values) if self.neutral.critic else torch.zeros(())
         with torch.no_grad():
             log_ratio = inputs.log_prob - inputs.old_log_prob
@@ -88,11 +119,9 @@ class Update:
             loss = loss + term.value.weight * value
         return loss, joint_kl
 
-    def _inputs(self, batch: Samples) -> LossInputs:
+    def _inputs(self, piece: Piece) -> LossInputs:
+        batch = piece.samples
         log_prob, entropy, values = self.neutral.evaluate(batch.obs, batch.actions)
-        advantages = batch.advantages
-        if self.config.normalisation == "minibatch" and len(batch) > 1:
-            advantages = standardised(advantages)
         critic = (
             {"values": values, "old_values": batch.old_values, "returns": batch.returns} if self.neutral.critic else {}
         )
@@ -101,10 +130,11 @@ class Update:
             actions=batch.actions,
             log_prob=log_prob,
             old_log_prob=batch.old_log_prob,
-            advantages=advantages,
+            advantages=batch.advantages,
             entropy=entropy,
             clip_range=self.config.clip,
             policy=self.neutral.policy,
+            share=piece.share,
             **critic,
         )
 
@@ -112,6 +142,8 @@ class Update:
         """-> the norm of the gradient before each group of it is clipped by itself, so that a critic's leaves the actor's"""
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.processes.several:
+            sum_gradients([parameter for group in self.groups for parameter in group["params"]], self.processes)
         limit = math.inf if self.config.max_grad_norm is None else self.config.max_grad_norm
         norm = math.hypot(*(float(torch.nn.utils.clip_grad_norm_(group["params"], limit)) for group in self.groups))
         if not math.isfinite(norm):
@@ -130,11 +162,6 @@ def clipped_surrogate(inputs: LossInputs) -> Tensor:
     clipped = torch.clamp(ratio, 1 - inputs.clip_range, 1 + inputs.clip_range)
     surrogate: Tensor = torch.min(inputs.advantages * ratio, inputs.advantages * clipped)
     return -surrogate.mean()
-
-
-def standardised(advantages: Tensor) -> Tensor:
-    """Zero mean and unit spread over the first axis."""
-    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
