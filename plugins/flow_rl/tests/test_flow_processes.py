@@ -25,7 +25,7 @@ from budwood_flow_rl import point
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[3]
-ROLLOUT, UPDATES = 64, 4
+ROLLOUT, UPDATES = 64, 3
 KERNELS = {
     "noise": {
         "kernel": {"name": "noisy_euler"},
@@ -68,8 +68,8 @@ def runs(request, flow, tmp_path_factory) -> tuple[RunFolder, RunFolder]:
     """The same run in one process and in two."""
     folder = tmp_path_factory.mktemp(request.param)
     section = KERNELS[request.param]
+    run(config(flow, folder / "one", **section))  # first, so that what it imports is there for the others
     forked(2, lambda: run(config(flow, folder / "two", **section), processes=2).first)
-    run(config(flow, folder / "one", **section))
     return list_runs(folder / "one")[0], list_runs(folder / "two")[0]
 
 

@@ -67,7 +67,7 @@ class FlowObjective:
 
 def _mean(name: str, parts: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
     """Over minibatches, of what their rows have on average, or at worst; ``parts`` are (values, shares) of each process."""
-    minibatches = []
+    minibatches: list[float] = []
     for pieces in zip(*(zip(values, shares, strict=False) for values, shares in parts), strict=True):
         counting = [(value, share) for value, share in pieces if share]
         if name.endswith("_worst"):
