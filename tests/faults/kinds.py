@@ -148,8 +148,7 @@ def clock_back(draw: random.Random, counts: Counts) -> Fault:
 
 def damaged(draw: random.Random, counts: Counts) -> Fault:
     """The newest of two checkpoints loses bytes, changes a bit, or misses a file, after the run was killed."""
-    updates, later = counts["update"], 5 * counts["update"] // 8
-    killed = kill(draw, {"update": updates - later}, after_call=later)
+    killed = kill(draw, {"checkpoint": counts["checkpoint"] - 2}, after_call=2)
     file = draw.choice(["tensors.safetensors", "state.json", "manifest.json"])
     how, where = draw.choice(["cut", "altered", "missing"]), draw.random()
 

@@ -137,9 +137,9 @@ def mlflow_server(folder: Path) -> Iterator[int]:
     store = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "files")]
     log, environment = folder / "server.log", {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with log.open("wb") as file:
-        server = subprocess.Popen([*command, *store], env=environment, stdout=file, stderr=file, start_new_session=True)
+        server = subprocess.Popen([*command, *store], env=environment, stdout=file, stderr=file, process_group=0)
     try:
-        give_up = time.monotonic() + 300
+        give_up = time.monotonic() + 1800
         while True:
             with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
                 break

@@ -99,7 +99,7 @@ class Status:
         reason = f" ({self.error})" if self.error else ""
         if self.pending == 0:
             return (
-                f"{self.sent} events were sent to MLflow at {self.uri}, and whether all were kept is not known{reason}"
+                f"{self.sent} events were sent to MLflow at {self.uri}; whether it kept all is not known yet{reason}"
             )
         return f"{self.pending} of {self.sent + self.pending} events wait for MLflow at {self.uri}{reason}"
 
