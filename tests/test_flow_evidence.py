@@ -28,7 +28,7 @@ def table(name: str) -> list[dict[str, str]]:
 
 
 SEARCH = table("hopper/search.csv")
-STARTS = {(row["environment"], row["family"]): row for row in table("starts.csv")}
+STARTS = table("starts.csv")
 ROWS = {name: table(f"{name}/study.csv") for name in ("hopper", "walker")}
 SPREADS = {name: table(f"{name}/spread.csv") for name in ("hopper", "walker")}
 EVALUATIONS = {name: table(f"{name}/evaluations.csv") for name in ("hopper", "walker")}
@@ -49,12 +49,16 @@ def values(name: str, variant: str, column: str) -> list[float]:
 
 
 def start_of(name: str, variant: str) -> float | None:
+    """Return of the policy that the variant begins with, in as many steps as it takes."""
     if variant == "ppo-scratch":
         return None
     family = {"gaussian": "gaussian", "dppo": "diffusion", "shortcut": "shortcut"}.get(
         variant.split("-")[0], "rectified"
     )
-    return float(STARTS[name, family]["return"])
+    own = {"gaussian": "1", "diffusion": "10"}
+    steps = "".join(re.findall(r"-K(\d)", variant)) or own[family]
+    (row,) = (r for r in STARTS if (r["environment"], r["family"], r["steps"]) == (name, family, steps))
+    return float(row["return"])
 
 
 def around(found: list[float], sign: str = "") -> str:
@@ -153,8 +157,24 @@ def test_what_speaks_against_it_is_what_the_rows_say() -> None:
     assert f"of 590 epochs {epochs['walker']:.0f} were begun, on Hopper {epochs['hopper']:.0f} of 790" in PROSE
     best, end = (mean(values("hopper", "reinflow-K4-wide", c)) for c in ("best return", "return"))
     assert f"has a best of {best:.0f} on Hopper and ends at {end:.0f}" in PROSE
-    demonstrations = (float(STARTS[name, "rectified"]["demonstrations"]) for name in ("hopper", "walker"))
+    demonstrations = dict.fromkeys(float(row["demonstrations"]) for row in STARTS)
     assert "demonstrations with {:.0f} and {:.0f}".format(*demonstrations) in PROSE
+
+
+def test_one_step_and_the_diffusion_policy_are_told_as_they_are() -> None:
+    minutes = {v: mean(values("hopper", v, "cpu_minutes")) for v in ("reinflow-K1", "reinflow-K4", "dppo")}
+    paired = difference("hopper", "reinflow-K1").split(" | ")[3]
+    one = f"ended at {mean(values('hopper', 'reinflow-K1', 'return')):.0f}, {paired} against `reinflow-K4`"
+    assert f"{one}, in {minutes['reinflow-K1']:.1f} minutes for {minutes['reinflow-K4']:.1f}" in PROSE
+    epochs = [
+        mean(int(row["epochs"]) for row in EVALUATIONS["hopper"] if row["variant"] == variant)
+        for variant in ("reinflow-K1", "reinflow-K4")
+    ]
+    assert "{:.0f} of 790 epochs begun for {:.0f}".format(*epochs) in PROSE
+    ends = ", ".join(f"{end:.0f}" for end in values("hopper", "dppo", "return"))
+    assert f"began at {start_of('hopper', 'dppo'):.0f} and ended at {ends}" in PROSE
+    assert f"{mean(values('hopper', 'dppo', 'mean return')):.0f} in the mean over the run" in PROSE
+    assert f"{minutes['dppo']:.1f} minutes of CPU time for {minutes['reinflow-K4']:.1f}" in PROSE
 
 
 def test_which_runs_ended_above_their_start() -> None:

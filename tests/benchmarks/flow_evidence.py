@@ -77,12 +77,16 @@ def write_study(study: Path, out: Path) -> None:
     shutil.copy(study / "study.csv", out / "study.csv")
 
 
-def start(folder: Path) -> tuple[Any, ...]:
+def start(folder: Path, steps: int) -> tuple[Any, ...]:
     flow = load_flow(folder)
-    steps = steps_of(flow, None)
     returns = evaluate(flow, episodes=EPISODES, steps=steps, n_envs=10, seed=FIRST_SEED).returns
     numbers = float(returns.mean()), float(returns.std(ddof=1)), flow.meta.source["demonstrations"]["mean_return"]
     return environment(flow), flow.field.name, steps, EPISODES, *(round(number, 2) for number in numbers)
+
+
+def steps_in_studies(folder: Path) -> tuple[int, ...]:
+    flow = load_flow(folder)
+    return (4, 2, 1) if flow.field.name == "rectified" else (steps_of(flow, None),)
 
 
 def spread(folder: Path, observations: torch.Tensor, sigma: tuple[float, float] | None) -> tuple[Any, ...]:
@@ -202,7 +206,8 @@ def main() -> None:
     if asked.command == "study":
         write_study(asked.folder, asked.out)
     elif asked.command == "starts":
-        write(asked.out, STARTS, [start(folder) for folder in asked.flows])
+        chosen = [(folder, steps) for folder in asked.flows for steps in steps_in_studies(folder)]
+        write(asked.out, STARTS, [start(folder, steps) for folder, steps in chosen])
     elif asked.command == "spread":
         write_spread(asked.demonstrations, asked.flows, asked.out)
     elif asked.command == "search":
