@@ -277,6 +277,7 @@ def test_an_interrupt_is_heard_by_all_and_leaves_one_checkpoint(launched: Callab
     assert one.run.status["status"] == "interrupted"
     assert len(list(one.run.checkpoints.glob("step_*"))) == 1
     assert "error" not in one.said
+    assert "Continue with: budwood launch -n 2 resume " in (one.folder / "stdout").read_text()
 
 
 @pytest.mark.slow
