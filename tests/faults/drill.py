@@ -189,10 +189,9 @@ class World:
             code, said, _ = ends[0]
             if code:
                 return f"could not be resumed: {_last(said) or code}"
-            if fault.twice and not (
-                ends[1][0] == 1 and re.search(r"another process \(pid \d+\) is training", ends[1][1])
-            ):
-                return f"the second of two resumes was not refused: {_last(ends[1][1])}"
+            second, told, _ = ends[-1]  # 0: it began when the first had ended
+            if fault.twice and second and not re.search(r"another process \(pid \d+\) is training", told):
+                return f"the second of two resumes was not refused: {_last(told)}"
         (run,) = list_runs(found[0].output if found else self.scratch / name)
         different = apart(self.untouched, run)
         return f"not the same run: {', '.join(different[:3])}" if different else ""

@@ -246,6 +246,7 @@ def leak(draw: random.Random, counts: Counts) -> Fault:
 def no_more_files(draw: random.Random, counts: Counts) -> Fault:
     """The same until the system gives no more."""
     limit = draw.randint(120, 200)
+    files = max(8, 2 * limit // counts["update"])
 
     def arm(strike: Strike, _output: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -254,7 +255,7 @@ def no_more_files(draw: random.Random, counts: Counts) -> Fault:
         def take() -> None:
             strike.now()
             with suppress(OSError):
-                kept.extend(Path(os.devnull).open() for _ in range(8))  # noqa: SIM115
+                kept.extend(Path(os.devnull).open() for _ in range(files))  # noqa: SIM115
 
         every_call(*places()["update"], take)
 
