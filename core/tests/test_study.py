@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from html import escape
 from pathlib import Path
@@ -49,6 +50,9 @@ STUDY: dict[str, Any] = {
 }
 
 
+DRAWINGS = study_page.drawings
+
+
 @pytest.fixture
 def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -60,6 +64,35 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def file(output: Path) -> Path:
     path = output.with_name("grid.yaml")
     path.write_text(dump(STUDY))
+    return path
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """The folder of the study that tests share, and what it answered when it ran: see :func:`finished`."""
+    return SimpleNamespace(folder=tmp_path_factory.mktemp("once"), result=None)
+
+
+@pytest.fixture
+def finished(once: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Its file: all four runs of it are finished, as they were left, and as if no other test had been here.
+
+    It is trained by the first test that asks for it. Processes take longer to start than these runs to train.
+    """
+    folder, kept = once.folder / "now", once.folder / "kept"
+    if once.result is not None:
+        shutil.rmtree(folder)
+        shutil.copytree(kept, folder)
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("BUDWOOD_OUTPUT", str(folder / "runs"))
+    path = folder / "grid.yaml"
+    if once.result is None:
+        path.write_text(dump(STUDY))
+        with monkeypatch.context() as drawing:
+            drawing.setattr(study_page, "drawings", DRAWINGS)  # whether or not this test wants any
+            once.result = budwood.study(path)
+        shutil.copytree(folder, kept)
     return path
 
 
@@ -98,8 +131,8 @@ def command(*words: str | Path, **more: Any) -> subprocess.Popen[str]:
 # ---- run and run again -------------------------------------------------------------------------------------------------
 
 
-def test_a_study_runs_and_running_it_again_runs_nothing(file: Path, output: Path) -> None:
-    first = budwood.study(file)
+def test_a_study_runs_and_running_it_again_runs_nothing(finished: Path, once: SimpleNamespace) -> None:
+    first, output = once.result, finished.with_name("runs")
     assert (first.status, first.failed) == ("finished", {})
     assert [(row["variant"], row["seed"]) for row in first.cells] == [
         ("plain", 0), ("fast", 0), ("plain", 1), ("fast", 1),
@@ -121,7 +154,7 @@ def test_a_study_runs_and_running_it_again_runs_nothing(file: Path, output: Path
     assert all((folder / f"{name}.svg").read_text().startswith("<?xml") for name in ("curves", "intervals", "profile"))
 
     said = {log: log.read_text() for log in folder.glob("*/log.txt")}
-    again = budwood.study(file)
+    again = budwood.study(finished)
     assert numbers(again) == numbers(first)
     assert set(sittings(output).values()) == {1}
     assert {log: log.read_text() for log in folder.glob("*/log.txt")} == said, (
@@ -130,26 +163,25 @@ def test_a_study_runs_and_running_it_again_runs_nothing(file: Path, output: Path
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_the_runs_of_a_study_are_runs_like_others(file: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    budwood.study(file, seeds=1)
-    capsys.readouterr()
+def test_the_runs_of_a_study_are_runs_like_others(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "grid-fast-s0", "--episodes", "3", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["returns"]) == 3
     assert main(["runs", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
-    assert (row["name"], row["status"]) == ("grid", "study, 2 of 2 runs finished")
+    assert (row["name"], row["status"]) == ("grid", "study, 4 of 4 runs finished")
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_seeds_and_variants_are_added_and_taken_away(
-    file: Path, output: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    budwood.study(file, seeds=1, only=["plain"])
-    assert set(sittings(output)) == {"grid-plain-s0"}
-    result = budwood.study(altered(file, variants={"plain": None, "slow": {"trainer.rate": 0.05}}), seeds=[0, 7])
-    assert (result.status, len(result.cells)) == ("finished", 4)
+def test_seeds_and_variants_are_added_and_taken_away(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = finished.with_name("runs")
+    budwood.study(finished, seeds=[7], only=["plain"])
+    assert set(sittings(output)) == {
+        f"grid-{run}" for run in ("plain-s0", "fast-s0", "plain-s1", "fast-s1", "plain-s7")
+    }
+    result = budwood.study(altered(finished, variants={"plain": None, "slow": {"trainer.rate": 0.05}}), seeds=[7])
+    assert (result.status, len(result.cells)) == ("finished", 2)
     assert set(sittings(output).values()) == {1}
-    fewer = budwood.study(altered(file, variants={"slow": {"trainer.rate": 0.05}}), seeds=[7])
+    fewer = budwood.study(altered(finished, variants={"slow": {"trainer.rate": 0.05}}), seeds=[7])
     assert [row["run"] for row in fewer.cells] == ["grid-slow-s7"]
 
     def listed() -> tuple[str, str]:
@@ -160,26 +192,27 @@ def test_seeds_and_variants_are_added_and_taken_away(
 
     assert listed() == ("grid", "study, 1 of 1 runs finished"), "the others lie there still"
     (output / "grid" / STUDY_FILE).write_text("{")
-    assert listed() == ("grid", "study, 4 of 4 runs finished"), "a power cut took what it was told"
+    assert listed() == ("grid", "study, 6 of 6 runs finished"), "a power cut took what it was told"
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_metrics_and_figures_may_change_and_what_was_trained_may_not(file: Path, output: Path) -> None:
-    budwood.study(file, seeds=1)
+def test_metrics_and_figures_may_change_and_what_was_trained_may_not(finished: Path) -> None:
+    output = finished.with_name("runs")
     metrics = {"policy": {"metric": "toy/policy", "take": "best"}}
-    assert set(budwood.study(altered(file, metrics=metrics, pairs=[]), seeds=1).cells[0]) >= {"policy"}
+    assert set(budwood.study(altered(finished, metrics=metrics, pairs=[]), seeds=1).cells[0]) >= {"policy"}
 
+    told = (output / "grid" / STUDY_FILE).read_text()
     changed = {**STUDY["variants"], "fast": {"trainer.rate": 0.4}}
     with pytest.raises(ConfigError) as caught:
-        budwood.study(altered(file, variants=changed), seeds=1)
+        budwood.study(altered(finished, variants=changed), seeds=1)
     assert caught.value.problems == ("variant fast (1 run): trainer.rate",)
     with pytest.raises(ConfigError, match="no longer describes"):
-        budwood.study(altered(file, variants=changed), seeds=7)
-    assert len(json.loads((output / "grid" / STUDY_FILE).read_text())["runs"]) == 2, "what is refused marks nothing"
+        budwood.study(altered(finished, variants=changed), seeds=7)
+    assert (output / "grid" / STUDY_FILE).read_text() == told, "what is refused marks nothing"
     with pytest.raises(ConfigError, match="no longer describes") as caught:
-        budwood.study(altered(file), seeds=1, budget=60)
+        budwood.study(altered(finished), seeds=1, budget=60)
     assert caught.value.problems == ("variant plain (1 run): budget", "variant fast (1 run): budget")
-    tables = budwood.study(altered(file, variants=changed), seeds=1, tables_only=True)
+    tables = budwood.study(altered(finished, variants=changed), seeds=1, tables_only=True)
     assert tables.status == "finished"
     assert set(sittings(output).values()) == {1}
 
@@ -204,7 +237,7 @@ def test_a_misspelt_metric_is_told_after_the_first_run_and_costs_none(
 def test_a_cell_imports_what_the_study_can_import(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The adapter is on the path of this process alone, as that of a notebook or of a script beside it."""
     monkeypatch.delenv("PYTHONPATH")
-    assert budwood.study(file, seeds=1).status == "finished"
+    assert budwood.study(altered(file, variants={"plain": None}), seeds=1).status == "finished"
 
 
 # ---- failures ----------------------------------------------------------------------------------------------------------
@@ -287,6 +320,11 @@ def reader_waits(fifo: Path) -> int:
     return os.open(fifo, os.O_WRONLY)
 
 
+def beside(function: Callable[..., None], *arguments: Any) -> None:
+    """Call it in a thread of its own, while this one runs a study."""
+    threading.Thread(target=function, args=arguments, daemon=True).start()
+
+
 def wait_for(text: str, log: Path) -> None:
     """Until a process has written that it heard the signal."""
     give_up = time.monotonic() + 60
@@ -295,7 +333,10 @@ def wait_for(text: str, log: Path) -> None:
         os.sched_yield()
 
 
-def test_killed_in_the_middle_it_continues_bit_for_bit(held: Path, file: Path, output: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_figures", "finished")
+def test_killed_in_the_middle_it_continues_bit_for_bit(
+    once: SimpleNamespace, held: Path, file: Path, output: Path
+) -> None:
     study = command(file, "seeds=1")
     at_step_50 = reader_waits(held)
     study.kill()
@@ -303,15 +344,10 @@ def test_killed_in_the_middle_it_continues_bit_for_bit(held: Path, file: Path, o
     (run,) = list_runs(output)
     wait_for("stopping after this update", run.folder / "log.txt")
     assert run.status["status"] == "running", "it finishes its update first, with nobody to tell"
-    again = command(file, "seeds=1")
-    os.close(at_step_50)
-    out, err = again.communicate(timeout=120)
-    assert again.returncode == 0, err
+    beside(os.close, at_step_50)
+    again = budwood.study(file, seeds=1)
     assert sittings(output) == {"grid-plain-s0": 2}
-
-    reference = command(file, f"output={tmp_path / 'whole'}", "seeds=1")
-    os.close(reader_waits(held))
-    assert numbers(json.loads(out)) == numbers(json.loads(reference.communicate(timeout=120)[0]))
+    assert numbers(again) == numbers(once.result)[:1], "the study that nobody killed or held"
 
 
 def test_ctrl_c_checkpoints_and_the_same_command_goes_on(held: Path, file: Path, output: Path) -> None:
@@ -344,7 +380,7 @@ def test_an_error_of_the_study_itself_lets_the_runs_write_their_checkpoints(
     def moved(*_: object) -> None:
         with suppress(OSError):  # no run waits there yet
             at_step_50 = os.open(held, os.O_WRONLY | os.O_NONBLOCK)
-            threading.Thread(target=release, args=(at_step_50,), daemon=True).start()
+            beside(release, at_step_50)
             raise RuntimeError("the study broke")
 
     killed = threading.Event()
@@ -360,39 +396,41 @@ def test_an_error_of_the_study_itself_lets_the_runs_write_their_checkpoints(
     assert int(newest[0].name.removeprefix("step_").split(".")[0]) == (60 if patience else 40)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_whose_process_is_killed_fails_and_is_taken_up_again(held: Path, file: Path, output: Path) -> None:
-    study = command(file, "seeds=1")
-    at_step_50 = reader_waits(held)
+    def kill() -> None:
+        at_step_50 = reader_waits(held)
+        os.kill(list_runs(output)[0].status["pid"], signal.SIGKILL)
+        os.close(at_step_50)
+
+    beside(kill)
+    assert budwood.study(file, seeds=1).failed == {"grid-plain-s0": "its process was killed by SIGKILL"}
+    beside(lambda: os.close(reader_waits(held)))
+    assert budwood.study(file, seeds=1).status == "finished"
     (run,) = list_runs(output)
-    os.kill(run.status["pid"], signal.SIGKILL)
-    out, _ = study.communicate(timeout=120)
-    os.close(at_step_50)
-    assert study.returncode == 1
-    assert json.loads(out)["failed"] == {"grid-plain-s0": "its process was killed by SIGKILL"}
-    again = command(file, "seeds=1")
-    os.close(reader_waits(held))
-    again.communicate(timeout=120)
-    assert again.returncode == 0
     assert "continuing from step_" in (run.folder / "log.txt").read_text()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_that_somebody_stops_alone_is_told_and_not_taken_for_finished(
-    held: Path, file: Path, output: Path
+    held: Path, file: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = command(file, "seeds=1")
-    at_step_50 = reader_waits(held)
-    (run,) = list_runs(output)
-    os.kill(run.status["pid"], signal.SIGTERM)
-    wait_for("stopping after this update", run.folder / "log.txt")
-    os.close(at_step_50)
-    out, err = study.communicate(timeout=120)
-    assert study.returncode == 130
-    answer = json.loads(out)
+    def stop() -> None:
+        at_step_50 = reader_waits(held)
+        (run,) = list_runs(output)
+        os.kill(run.status["pid"], signal.SIGTERM)
+        wait_for("stopping after this update", run.folder / "log.txt")
+        os.close(at_step_50)
+
+    beside(stop)
+    assert main(["study", str(file), "seeds=1", "--json"]) == 130
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
     assert (answer["status"], answer["failed"]) == ("interrupted", {})
     told = "grid-plain-s0 was stopped from outside; the same command goes on with it"
     assert told in answer["notes"]
-    assert told in err
-    assert "Continue with: budwood study" in err
+    assert told in said.err
+    assert "Continue with: budwood study" in said.err
     assert budwood.study(file, seeds=1).status == "finished"
     assert sittings(output) == {"grid-plain-s0": 2}
 
@@ -409,53 +447,51 @@ def test_two_at_once_are_refused(file: Path, output: Path) -> None:
 # ---- before and beside -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_a_dry_run_lists_what_is_there_and_what_is_to_come(
-    file: Path, output: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["study", str(file), "--dry-run", "--json"]) == 0
+    nowhere = tmp_path / "nowhere"
+    assert main(["study", str(finished), f"output={nowhere}", "--dry-run", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert not output.exists()
+    assert not nowhere.exists()
     assert (answer["left"], answer["steps"]) == (4, 4 * 90)
-    budwood.study(file, seeds=1, only=["fast"])
-    assert main(["study", str(file), "--dry-run"]) == 0
+    assert main(["study", str(finished), "seeds=3", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert [line.split()[:3] for line in out.splitlines()[1:5]] == [
-        ["plain", "0", "new"], ["fast", "0", "finished"], ["plain", "1", "new"], ["fast", "1", "new"],
+    assert [line.split()[:3] for line in out.splitlines()[1:7]] == [
+        ["plain", "0", "finished"], ["fast", "0", "finished"], ["plain", "1", "finished"], ["fast", "1", "finished"],
+        ["plain", "2", "new"], ["fast", "2", "new"],
     ]  # fmt: skip
-    assert "3 of 4 runs to go, at most 270 training steps" in out
+    assert "2 of 6 runs to go, at most 180 training steps" in out
 
 
 def test_the_command_shows_tables_and_copies_them(
-    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["study", str(file), "seeds=1", "--export", str(tmp_path / "docs")]) == 0
+    assert main(["study", str(finished), "--export", str(tmp_path / "docs")]) == 0
     said = capsys.readouterr()
     assert said.out.startswith("finished  grid\n")
     assert "probability" in said.out
     assert "fast than plain" in said.out
     assert "variant  metric      runs" in said.out, "not wrapped where there is no terminal"
-    assert "runs: 0 done" in said.err or "grid-plain-s0 finished: return" in said.err
     assert {path.name for path in (tmp_path / "docs").iterdir()} == {
         "study.csv", "summary.csv", "pairs.csv", "curves.svg", "intervals.svg", "profile.svg",
     }  # fmt: skip
-    assert main(["study", str(file), "--only", "slow"]) == 2
+    assert main(["study", str(finished), "--only", "slow"]) == 2
     assert "there is no variant 'slow'" in capsys.readouterr().err
-    assert main(["study", str(file), "name=other", "--tables-only"]) == 2
+    assert main(["study", str(finished), "name=other", "--tables-only"]) == 2
     assert "no run of this study is finished" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_a_cell_says_what_it_cannot_do(file: Path, output: Path) -> None:
+def test_a_cell_says_what_it_cannot_do(finished: Path) -> None:
     """Told on its output and in its log; a file that is no YAML any more damages one run only."""
-    budwood.study(file, seeds=1)
-    run = list_runs(output)[0]
+    run = list_runs(finished.with_name("runs"))[0]
     newest = Checkpoints(run.checkpoints, 1).latest()
     assert newest is not None
     for checkpoint in run.checkpoints.iterdir():
         (checkpoint / "state.json").write_text("{")
     run.write_status(status="interrupted")
-    result = budwood.study(file, seeds=1)
+    result = budwood.study(finished)
     assert list(result.failed) == [run.run_id]
     assert "every checkpoint is damaged" in result.failed[run.run_id]
 
@@ -504,8 +540,8 @@ def test_runs_nest_in_the_studys_own_tracked_run(file: Path, output: Path) -> No
     assert len(client.search_runs([parent.info.experiment_id])) == 2
 
 
-def test_a_cell_is_not_parted_from_its_study(file: Path, output: Path) -> None:
-    budwood.study(file)
+@pytest.mark.usefixtures("finished")
+def test_a_cell_is_not_parted_from_its_study() -> None:
     with pytest.raises(ConfigError) as refused:
         budwood.resume("grid-plain-s0", ["budget=500"])
     assert str(refused.value) == (
