@@ -349,3 +349,21 @@ def test_rows_of_environments_are_joined_whatever_holds_them_and_divided_again()
     )
     for rank in range(2):
         assert tree.fingerprint(loaded[rank]) == tree.fingerprint(rows(rank))
+
+
+class Onlooker(RunCallback):
+    across_processes = "first"
+
+    def on_rollout_end(self, run: RunControl, rollout: Any) -> None: ...
+
+
+def test_all_gather_a_rollout_that_only_process_0_looks_at() -> None:
+    """Who is not called has to take part: one that did not would leave the other waiting."""
+
+    def wanted(peer: Peer) -> bool:
+        made = Contributions(callbacks=[owned(Onlooker())])
+        return Session(
+            Counter(40, peer), made, Unheard(), Progress(), Rhythm(20, 1, 7, None), None, None, peer
+        ).wants_rollouts()  # type: ignore[arg-type]
+
+    assert together(wanted) == [True, True]

@@ -345,8 +345,9 @@ class Session:
         return f"step {self.steps}"
 
     def _overridden(self, event: str) -> bool:
+        """By a callback of the run, also by one that another process calls: rollouts are gathered from all or from none."""
         base = getattr(RunCallback, event)
-        return any(getattr(type(item.value), event, base) is not base for item in self._callbacks)
+        return any(getattr(type(item.value), event, base) is not base for item in self.contributions.callbacks)
 
     def _tell(self, event: str, *facts: Any) -> None:
         for item in self._callbacks:

@@ -98,9 +98,7 @@ class Status:
             return f"{self.sent} events in MLflow at {self.uri}"
         reason = f" ({self.error})" if self.error else ""
         if self.pending == 0:
-            return (
-                f"{self.sent} events were sent to MLflow at {self.uri}; whether it kept all is not known yet{reason}"
-            )
+            return f"{self.sent} events were sent to MLflow at {self.uri}; whether it kept all is not known yet{reason}"
         return f"{self.pending} of {self.sent + self.pending} events wait for MLflow at {self.uri}{reason}"
 
 
