@@ -23,6 +23,7 @@ from ranks import kill_rank
 from rows import Outcome, read, table, write
 from strikes import Fault, Strike, every_call, places
 
+DOCS = Path(__file__).parents[2] / "docs"
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
@@ -116,3 +117,8 @@ def test_the_table_counts_survivors_by_kind_and_adapter() -> None:
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     write(tmp_path / "rows.csv", ROWS)
     assert read(tmp_path / "rows.csv") == ROWS
+
+
+def test_the_page_shows_the_table_of_its_rows() -> None:
+    outcomes = read(DOCS / "reliability" / "faults.csv")
+    assert table(outcomes) in (DOCS / "reliability.md").read_text()
