@@ -367,3 +367,22 @@ def test_all_gather_a_rollout_that_only_process_0_looks_at() -> None:
         ).wants_rollouts()  # type: ignore[arg-type]
 
     assert together(wanted) == [True, True]
+
+
+def test_rows_of_environments_that_are_in_no_array_are_not_lost() -> None:
+    """A list with a number for each environment would else be that of process 0."""
+
+    class Listed(RunCallback):
+        across_processes = "environments"
+
+        def __init__(self, rank: int) -> None:
+            self.rank = rank
+
+        def state_dict(self) -> StateTree:
+            return {"x": [self.rank]}
+
+        def load_state_dict(self, state: StateTree) -> None: ...
+
+    error, _ = remembered(Listed)
+    assert isinstance(error, ContributionError)
+    assert "keep rows of environments in an array" in str(error)

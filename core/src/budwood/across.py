@@ -188,17 +188,24 @@ def _check_same(prints: Sequence[Mapping[Any, str]], item: Contributed[Any]) -> 
 
 
 def _mapped(function: Callable[[list[Any]], Any], trees: Sequence[Any]) -> Any:
-    """``function`` of the arrays or tensors at the same place of every tree; what is neither is taken from the first."""
+    """``function`` of the arrays or tensors at the same place of every tree; what is neither has to be the same in all."""
     first = trees[0]
     if isinstance(first, dict):
-        return {key: _mapped(function, [tree[key] for tree in trees]) for key in first}
+        return {key: _mapped(function, [one[key] for one in trees]) for key in first}
     if isinstance(first, list | tuple):
         return type(first)(_mapped(function, list(items)) for items in zip(*trees, strict=True))
-    return function(list(trees)) if isinstance(first, np.ndarray) or _is_tensor(first) else first
+    if isinstance(first, np.ndarray) or _is_tensor(first):
+        return function(list(trees))
+    if len({tree.fingerprint(one) for one in trees}) > 1:
+        raise ValueError(
+            "what is neither array nor tensor differs between processes: keep rows of environments in an array"
+        )
+    return first
 
 
 def _concatenated(rows: list[Any]) -> Any:
-    return sys.modules["torch"].cat(rows) if _is_tensor(rows[0]) else np.concatenate(rows)
+    """On the CPU, as in a checkpoint: each process may have a GPU of its own."""
+    return sys.modules["torch"].cat([row.cpu() for row in rows]) if _is_tensor(rows[0]) else np.concatenate(rows)
 
 
 def _is_tensor(value: Any) -> bool:

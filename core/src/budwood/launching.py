@@ -131,7 +131,9 @@ def _verdict(first: int | None, codes: Sequence[int], logs: Sequence[IO[bytes]])
         return f"{who} {_end(code)} first. Continue with: {going_on(count=count)}", _for_shell(code)
     if first == 0 and code in SPOKEN:
         return "", code
-    said_there = _tail(logs[first]) if first else ""
+    if first == 0:
+        return f"{who} failed first; {_ends(codes)}", code
+    said_there = _tail(logs[first])
     return f"{who} failed first, with exit code {code}" + (
         f":\n{said_there}" if said_there else f", and said nothing; {_ends(codes)}"
     ), code

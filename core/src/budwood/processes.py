@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
@@ -128,7 +128,8 @@ class Joined(Processes):
             with suppress(RuntimeError):
                 self._store.set(_FAILURE, json.dumps([self.rank, str(error) or type(error).__name__]))
         if error is None or not self._nccl:  # NCCL may wait for who is gone; gloo left alone may abort at exit
-            self._dist.destroy_process_group()
+            with suppress(RuntimeError) if error is not None else nullcontext():
+                self._dist.destroy_process_group()
         if error is None:
             faulthandler.unregister(signal.SIGUSR1)
             self._nowhere.close()

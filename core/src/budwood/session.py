@@ -358,5 +358,8 @@ class Session:
     @contextmanager
     def _blaming(self, item: Contributed[Any], what: str) -> Iterator[None]:
         self._wishes.asking = item
-        with blamed(item, what, self._when):
-            yield
+        try:
+            with blamed(item, what, self._when):
+                yield
+        finally:
+            self._wishes.asking = None

@@ -163,7 +163,7 @@ class Sink:
                 store.status(run_id, first.data["status"], first.t)
             case "rewind":
                 self.sent_again = False
-        self.sent_before = journal.taken_back(self.path, end)
+                self.sent_before = journal.taken_back(self.path, end)
 
     def _nested(self, run: Event) -> Event:
         """``run`` with the study's run as its parent, which has to be in the store first; not if that one moved away."""

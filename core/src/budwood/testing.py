@@ -333,7 +333,9 @@ def _shared(hook: str, given: list[Any]) -> Iterator[Finding]:
     """What remembers something says how that stands in several processes, as those that train it so ask before they begin."""
     if hook not in ("reward_terms", "completion_rewards", "callbacks"):
         return
-    for holder in filter(None, map(across.memory_of, given)):
+    for holder in map(across.memory_of, given):
+        if holder is None:
+            continue
         said = across.said_of(holder)
         if said not in ACROSS:
             yield Finding(

@@ -60,7 +60,7 @@ def check(everywhere: Sequence[Mapping[str, Wish]], when: str) -> None:
     )
     raise ContributionError(
         f"at {when} its callback asked for different things in the processes of this run ({said})",
-        where=f"plugins.{plugin}",
+        where=f"plugins.{plugin}" if plugin else "plugins",
         who=who,
         do="A callback is called in every process and has to ask for the same in each: let it decide from what all are "
         "told alike, such as evaluations and metrics, or decide in process 0 and tell the others: "

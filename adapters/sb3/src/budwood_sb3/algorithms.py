@@ -38,7 +38,7 @@ OWNED: Mapping[str, str] = {
 LOSS_INPUTS_ON_POLICY = frozenset(
     (
         "obs", "actions", "log_prob", "old_log_prob", "advantages", "returns", "values", "old_values", "entropy",
-        "clip_range", "policy",
+        "clip_range", "policy", "share",
     )
 )  # fmt: skip
 LOSS_INPUTS_SAC = frozenset(

@@ -115,7 +115,8 @@ class TrainerEvents(Protocol):
         already, now or before the checkpoint."""
 
     def wants_rollouts(self) -> bool:
-        """Whether any callback overrides ``on_rollout_end``: if not, no :class:`Rollout` need be made."""
+        """Whether any callback overrides ``on_rollout_end``: if not, no :class:`Rollout` need be made. All processes
+        are told the same."""
 
     def rollout_end(self, rollout: Rollout) -> None: ...
 

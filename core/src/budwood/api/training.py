@@ -23,8 +23,9 @@ class LossInputs:
     (sampled now, with gradient), ``log_prob``, ``replay_actions``, ``next_obs``, ``rewards``, ``dones``, ``q_values``,
     ``ent_coef`` and ``policy``.
 
-    Of several processes each sees its own rows of a minibatch. On-policy trainers say in ``share`` which part of the minibatch
-    they are, 0 for a row that stands for none: the mean over the minibatch is the sum over processes of share times mean.
+    Of several processes each sees its own rows of a minibatch. ``share`` float is which part of the minibatch they are, 0 for
+    a row that stands for none: the mean over the minibatch is the sum over processes of share times mean. Offered by
+    Stable-Baselines3's PPO and A2C and by LeRobot's online loop.
     """
 
     def __init__(self, **values: Any) -> None:

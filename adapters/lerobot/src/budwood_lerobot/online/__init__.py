@@ -13,7 +13,9 @@ _CHUNKS = (
 _WORDS = "it acts in environments and writes no completions"
 
 
-LOSS_INPUTS = frozenset(("obs", "actions", "log_prob", "old_log_prob", "advantages", "entropy", "clip_range", "policy"))
+LOSS_INPUTS = frozenset(
+    ("obs", "actions", "log_prob", "old_log_prob", "advantages", "entropy", "clip_range", "policy", "share")
+)
 CRITIC_INPUTS = frozenset(("values", "old_values", "returns"))
 """What a loss sees beside with advantage: gae."""
 

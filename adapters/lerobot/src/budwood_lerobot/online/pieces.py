@@ -5,6 +5,7 @@ What the processes must agree on is exchanged here: gradients, the numbers of an
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,8 +99,9 @@ def _of_minibatch(name: str, pieces: Sequence[tuple[float, float]]) -> float:
 def sum_gradients(parameters: Sequence[Tensor], processes: Processes) -> None:
     """One exchange: all gradients in a row, and a 1 for every parameter that has one."""
     flat = [torch.zeros_like(p).ravel() if p.grad is None else p.grad.ravel() for p in parameters]
-    present = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=flat[0].device)
-    summed = processes.sum(torch.cat([*(part.float() for part in flat), present]))
+    wide = torch.promote_types(flat[0].dtype, torch.float32)
+    present = torch.tensor([p.grad is not None for p in parameters], dtype=wide, device=flat[0].device)
+    summed = processes.sum(torch.cat([*(part.to(wide) for part in flat), present]))
     *gradients, counted = summed.split([*(p.numel() for p in parameters), len(parameters)])
     for parameter, gradient, count in zip(parameters, gradients, counted.tolist(), strict=True):
         parameter.grad = gradient.view_as(parameter).to(parameter.dtype) if count else None
@@ -140,7 +142,7 @@ def check_together(policy: torch.nn.Module, device: str, processes: Processes) -
         parameters = sum(float(parameter.double().sum()) for parameter in policy.parameters())
     mine = {
         "torch's global generator": zlib.crc32(generator.numpy().tobytes()),
-        "the policy's parameters": parameters,
+        "the policy's parameters": struct.pack("<d", parameters),
     }
     for rank, other in enumerate(every := processes.gather(mine)):
         for name, value in every[0].items():

@@ -94,7 +94,7 @@ class OnlineTrainer:
             seconds = self.collector.seconds
             seconds.update(dict.fromkeys(seconds, 0.0))
             collected = self.collector.collect()
-            shown = any(self.processes.gather(events.wants_rollouts()))
+            shown = events.wants_rollouts()
             of_all = collected.of_all(self.processes, shown)
             advantages = self.advantages(of_all)
             if shown:
