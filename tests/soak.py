@@ -3,7 +3,7 @@
 `budwood run` with a budget it never reaches; every ten seconds the memory, open files and threads of the trainer and of
 the processes it started are written to a CSV, and at the end the run is stopped as by Ctrl-C. Printed, and the exit code: the
 growth of each from the end of the warm-up (the first quarter) to the end, by a straight line through the samples, in percent of
-where it began; 1 % or more is a failure.
+where it began; 1 % or more is a failure. An SVG of it is drawn beside the CSV.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
+
+from budwood.charts import INK, SERIES, document, standalone
 
 COLUMNS = ("seconds", "trainer_mib", "children_mib", "files", "threads", "processes")
 WARM_UP = 0.25
@@ -81,6 +84,21 @@ def watch(command: Sequence[str], hours: float, out: Path) -> list[dict[str, flo
     return rows
 
 
+def drawing(rows: Sequence[Mapping[str, float]]) -> str:
+    """Every column relative to its value at the end of the warm-up, as an SVG document."""
+    hours = np.array([row["seconds"] for row in rows]) / 3600
+    begun = int(np.searchsorted(hours, WARM_UP * hours[-1]))
+
+    def draw(axes: Any) -> None:
+        for colour, column in zip(SERIES, COLUMNS[1:], strict=False):
+            values = np.array([row[column] for row in rows], dtype=float)
+            axes.plot(hours, 100 * (values / values[begun] - 1), color=colour, label=column.replace("_", " "))
+        axes.axvline(hours[begun], color=INK, linestyle=":", linewidth=1.0)
+        axes.set(xlabel="hours", ylabel="% above the end of the warm-up", ylim=(-3, 3))
+
+    return standalone(document(draw, (7.5, 3.4)))
+
+
 def asked_for(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Settings may stand before and behind the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,6 +116,7 @@ def main() -> int:
     if len(rows) < 20:
         print(f"the run ended after {len(rows)} samples: {asked.out.with_suffix('.log')}", file=sys.stderr)
         return 1
+    asked.out.with_suffix(".svg").write_text(drawing(rows))
     risen = {column: growth(rows, column) for column in COLUMNS[1:]}
     for column, rise in risen.items():
         print(f"{column:13} {rows[0][column]:10.1f} {rows[-1][column]:10.1f}   {rise:+.2%}")

@@ -7,8 +7,8 @@ Reads and writes four small tables (rounds, split, network, serial); everything 
 
 from __future__ import annotations
 
+import argparse
 import csv
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -310,4 +310,6 @@ def show(folder: Path) -> None:
 GPU = Path(__file__).parents[2] / "docs" / "methods" / "flow_rl" / "gpu.csv"
 
 if __name__ == "__main__":
-    show(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="with rounds.csv and the other rows that scaling.py wrote")
+    show(parser.parse_args().folder)
