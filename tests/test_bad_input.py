@@ -180,7 +180,7 @@ BEFORE_TRAINING = {
     ),
     "loss input that the trainer does not offer": Case(
         "plugins.curl: loss term curl.contrast needs `q_values`; trainer PPO offers actions, advantages, clip_range, "
-        "entropy, log_prob, obs, old_log_prob, old_values, policy, returns, values. Asked for by budwood-curl 1.0. "
+        "entropy, log_prob, obs, old_log_prob, old_values, policy, returns, share, values. Asked for by budwood-curl 1.0. "
         "Choose a trainer that offers it, or switch this contribution off.",
         PLUGIN,
         ("plugins.curl={}",),

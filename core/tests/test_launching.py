@@ -46,6 +46,7 @@ def test_a_process_that_had_to_be_ended_is_told_as_shells_do() -> None:
 def test_who_failed_first_is_heard_and_process_0_only_if_it_had_not_spoken() -> None:
     assert verdict(1, (7, ""), (4, "error: x")) == ("process 1 of 2 failed first, with exit code 4:\nerror: x", 4)
     assert verdict(0, (4, ""), (7, "")) == ("", 4)
+    assert verdict(1, (4, ""), (4, "error: what process 0 has said")) == ("", 4)
     said, code = verdict(0, (99, ""), (7, ""))
     assert said == "process 0 of 2 failed first; process 0 ended with exit code 99, process 1 ended with exit code 7"
     assert code == 99

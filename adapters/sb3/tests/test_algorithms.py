@@ -172,7 +172,7 @@ class Extras:
             "a2c",
             "loss_terms",
             "loss term extras.zero needs `clip_range`; trainer A2C offers actions, advantages, entropy, log_prob, obs, "
-            "old_log_prob, old_values, policy, returns, values",
+            "old_log_prob, old_values, policy, returns, share, values",
         ),
     ],
 )

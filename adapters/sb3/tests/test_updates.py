@@ -49,9 +49,10 @@ def test_a_loss_sees_what_the_adapter_says_it_offers(algo: str, make_run: Any, t
 
     trainer = train(run_for(make_run, algo), Extra(LossTerm("look", look)))
     batch = {"ppo": 8, "a2c": 32, "sac": 8}[algo]
-    scalars = {"policy": trainer.native.policy, "clip_range": 0.2}
+    scalars = {"policy": trainer.native.policy, "clip_range": 0.2, "share": 1.0}
     assert shapes["policy"] is scalars["policy"]
     assert shapes.get("clip_range", 0.2) == 0.2
+    assert shapes.get("share", 1.0) == 1.0
     wide = {"obs": 2, "next_obs": 2, "actions": 1, "replay_actions": 1}
     for name in set(shapes) - set(scalars):
         expected = () if name == "ent_coef" else (batch, wide[name]) if name in wide else (batch,)
@@ -116,7 +117,8 @@ def test_other_spaces_with_clipped_values_and_an_update_that_ends_early(
         (
             LossTerm("asks", lambda inputs: inputs.logits),
             "plugins.extra: loss term extra.asks raised AttributeError: this trainer gives a loss no 'logits'; it gives "
-            "actions, advantages, clip_range, entropy, log_prob, obs, old_log_prob, old_values, policy, returns, values. "
+            "actions, advantages, clip_range, entropy, log_prob, obs, old_log_prob, old_values, policy, returns, "
+            "share, values. "
             "Asked for by budwood-extra 1.0. Run again with --debug to see where.",
         ),
     ],

@@ -129,7 +129,7 @@ def _verdict(first: int | None, codes: Sequence[int], logs: Sequence[IO[bytes]])
     code, who = codes[first], f"process {first} of {count}"
     if code < 0:
         return f"{who} {_end(code)} first. Continue with: {going_on(count=count)}", _for_shell(code)
-    if first == 0 and code in SPOKEN:
+    if code in SPOKEN and codes[0] == code:  # what all found out together, process 0 has said
         return "", code
     if first == 0:
         return f"{who} failed first; {_ends(codes)}", code
