@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import pytest
 
 import budwood
 from budwood.checkpoint import Checkpoints
-from budwood.folder import find_run
+from budwood.folder import find_run, list_runs
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("budwood_sb3")
@@ -98,3 +102,60 @@ def test_the_hypergradient_is_that_of_the_cpu() -> None:
         one, other = adjoint("cpu", order), adjoint("cuda", order)
         assert np.abs(one).max() > 0
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4 * float(np.abs(one).max()))
+
+
+ALONE = """
+import torch
+from budwood.processes import Joined
+
+processes = Joined(0, 1, 0, 60.0)
+numbers = torch.arange(5.0, device="cuda")
+assert processes._nccl
+assert torch.equal(processes.sum(numbers.clone()), numbers)
+assert processes.gather({"rank": 0}) == [{"rank": 0}] and processes.from_first("x") == "x"
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(5, 1).cuda(), device_ids=[0])
+model(numbers).sum().backward()
+assert model.module.weight.grad is not None
+processes.leave(None)
+print("NCCL", torch.cuda.nccl.version())
+"""
+
+
+def test_tensors_on_a_gpu_of_its_own_go_over_nccl() -> None:
+    """One process: two of them would need two GPUs. That NCCL is asked for, joins, sums and serves DistributedDataParallel."""
+    group = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29511",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE],
+        env={**os.environ, **group},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("NCCL")
+
+
+def test_two_processes_on_one_gpu_take_the_update_of_one(tmp_path: Path) -> None:
+    """NCCL refuses two processes on one GPU: their gradients go over gloo."""
+    found = []
+    for count in (1, 2):
+        config = searching(tmp_path / str(count), "ppo", {"n_steps": 64, "batch_size": 64, "n_epochs": 2}, None)
+        config["checkpoint"] = {"every": 256, "keep": 9}
+        (tmp_path / "run.yaml").write_text(json.dumps(config))
+        words = [*(("launch", "-n", str(count)) if count > 1 else ()), "run", str(tmp_path / "run.yaml")]
+        done = subprocess.run(
+            [sys.executable, "-m", "budwood", *words], capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        store = Checkpoints(list_runs(tmp_path / str(count))[-1].checkpoints, 9)
+        found.append([store.load(store.at(steps))[0]["trainer"]["parameters"]["policy"] for steps in (256, 512)])
+    one, two = found
+    assert max(float((one[0][name] - one[1][name]).abs().max()) for name in one[0]) > 1e-4, "it learns"
+    assert max(float((one[0][name] - two[0][name]).abs().max()) for name in one[0]) < 1e-5

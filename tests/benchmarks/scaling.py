@@ -2,20 +2,21 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/scaling.py                       # minutes, on two free cores
     OMP_NUM_THREADS=1 python tests/benchmarks/scaling.py cartpole --rounds 5
-    OMP_NUM_THREADS=1 python tests/benchmarks/scaling.py --write docs/scaling  # and what docs/scaling.md is made of
+    OMP_NUM_THREADS=1 python tests/benchmarks/scaling.py --more --write docs/scaling/idle   # also four and eight, on as many
 
 Every training is started by ``budwood launch -n N run``, with a plugin (scaling_probe.py) that has it train an iteration
 whenever it is told to. All of them live at once and take turns, whose order changes from round to round; those that wait sleep.
 Measured on the wall clock, so the machine should be free:
 
-* ``one`` and ``two``: the training in one process and in two, with all environments and the whole minibatch between them;
+* ``one``, ``two``, and with ``--more`` ``four`` and ``eight``: the training in so many processes, with all environments and
+  the whole minibatch between them;
 * ``full``, ``half``, ``quarter`` and ``wide``: one process that goes the way of several, with all environments and rows, half,
   a quarter, or four times as many: what sharing costs besides the exchanges, what is divided, and what every process repeats;
 * ``twins``: two of ``half`` at the same time, which exchange nothing: what two cores do to each other, and how long the faster
   would wait for the other;
 * the network: all-reduce and gather over the processes of ``two``, begun by both at the same instant.
 
-The prediction takes everything but ``two``'s own turns.
+The predictions take everything but the turns of several.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from typing import Any
 
 import numpy as np
 import yaml
-from scaling_tables import SETTINGS, SHARES, Table, show, write
+from scaling_tables import SETTINGS, SEVERAL, SHARES, Table, show, write
 
 HERE = Path(__file__).parent
-TASKS = {"cartpole": "CartPole-v1", "hopper": "Hopper-v5"}
+TASKS = {"cartpole": "CartPole-v1", "hopper": "Hopper-v5", "humanoid": "Humanoid-v5"}
 JOBS: dict[str, tuple[int, float, bool]] = {
     "one": (1, 1.0, False),
     "two": (2, 1.0, False),
@@ -46,6 +47,7 @@ JOBS: dict[str, tuple[int, float, bool]] = {
     "other half": (1, 0.5, True),
 }
 """Training -> its processes, its share of environments and rows, and whether it goes the way of several."""
+MORE: dict[str, tuple[int, float, bool]] = {name: (count, 1.0, False) for name, count in SEVERAL.items() if count > 2}
 WIDE_EVERY = 6
 """Rounds: it shows whether what grows with the environments goes on growing, and takes four times as long."""
 NUMBERS = (1, 64, 1_024, 8_192, 65_536, 1_048_576)
@@ -91,8 +93,8 @@ class Job:
 
 
 @contextmanager
-def started(folder: Path, task: str) -> Iterator[dict[str, Job]]:
-    """All trainings of ``task``, each after its first iteration."""
+def started(folder: Path, task: str, of: dict[str, tuple[int, float, bool]]) -> Iterator[dict[str, Job]]:
+    """The trainings ``of`` a ``task``, each after its first iteration."""
     site = folder / "site"
     info = site / "scaling_probe-1.0.dist-info"
     info.mkdir(parents=True, exist_ok=True)
@@ -101,7 +103,7 @@ def started(folder: Path, task: str) -> Iterator[dict[str, Job]]:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(HERE)])}
     with ExitStack() as stack:
         waiting = {}
-        for number, (name, (count, share, shared)) in enumerate(JOBS.items()):
+        for number, (name, (count, share, shared)) in enumerate(of.items()):
             address = str(folder / f"{number}.socket")
             listener = stack.enter_context(Listener(address, backlog=count))
             file = folder / f"{number}.yaml"
@@ -112,7 +114,7 @@ def started(folder: Path, task: str) -> Iterator[dict[str, Job]]:
             process = subprocess.Popen(words, env=env, stdout=log, stderr=log)
             stack.callback(_finished, process)
             waiting[name] = listener
-        jobs = {name: Job(_by_rank(listener, JOBS[name][0])) for name, listener in waiting.items()}
+        jobs = {name: Job(_by_rank(listener, of[name][0])) for name, listener in waiting.items()}
         yield jobs
         for job in jobs.values():
             job.begin("stop")
@@ -151,11 +153,11 @@ def between(told: Any) -> np.ndarray:
     return np.array(ended) - np.array(began)
 
 
-def measure(folder: Path, task: str, rounds: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def measure(folder: Path, task: str, rounds: int, more: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """(table, row) of everything that is measured of a task."""
-    with started(folder, task) as jobs:
+    with started(folder, task, {**JOBS, **MORE} if more else JOBS) as jobs:
         print(f"{task}: measuring", flush=True)
-        turns = ["one", "two", "full", "half", "twins", "quarter"]
+        turns = ["one", "two", "full", "half", "twins", "quarter", *(MORE if more else ())]
         for number in range(rounds):
             row: dict[str, Any] = {"round": number}
             order = np.roll(turns, number)[:: 1 if number % 2 else -1]
@@ -212,12 +214,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", nargs="*", choices=TASKS, help="default: all")
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument(
+        "--more", action="store_true", help="four and eight processes too, which want as many free cores"
+    )
     parser.add_argument("--write", type=Path, default=Path("scaling"), help="folder for tables and figure")
     options = parser.parse_args()
     tables: dict[str, Table] = {}
     for name in options.which or TASKS:
         with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
-            for table, row in measure(Path(folder), TASKS[name], options.rounds):
+            for table, row in measure(Path(folder), TASKS[name], options.rounds, options.more):
                 tables.setdefault(table, []).append({"task": name, **row})
         print(f"{name}: measured", flush=True)
     write(tables, options.write)

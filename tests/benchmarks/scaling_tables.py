@@ -20,6 +20,8 @@ from scaling_model import Iteration, Link, all_reduce, line, most_rows, seconds
 Table = list[dict[str, Any]]
 TABLES = ("rounds", "split", "network", "serial")
 SETTINGS = {"envs": 8, "steps": 256, "batch": 256, "epochs": 5}
+SEVERAL = {"two": 2, "four": 4, "eight": 8}
+"""Trainings in several processes."""
 SHARES = {"quarter": 0.25, "half": 0.5, "full": 1.0, "wide": 4.0}
 """Trainings in one process that goes the way of several -> their part of the environments and rows."""
 DEVICES = (2, 8, 64, 1_024)
@@ -138,9 +140,9 @@ def crowding(tables: Mapping[str, Table], task: str) -> float:
     return float(np.median(twins / half))
 
 
-def by_formula(tables: Mapping[str, Table], task: str) -> float:
-    """Seconds of an iteration of two processes from the lines and the link alone, both cores busy."""
-    found = seconds(work_of(tables, task), 2, loopback(tables, task))
+def by_formula(tables: Mapping[str, Table], task: str, p: int = 2) -> float:
+    """Seconds of an iteration of ``p`` processes from the lines and the link alone, as slow as beside one other."""
+    found = seconds(work_of(tables, task), p, loopback(tables, task))
     exchanges = found.gradients + found.gathers
     return crowding(tables, task) * (found.total - exchanges) + exchanges
 
