@@ -1,4 +1,4 @@
-"""GRPO and DPO in two processes, each with half of the rows, take the update of one with all of them.
+"""GRPO and DPO in two processes, each with half of the rows, take the update of one with all; others go on from it.
 
 By hand, since every process imports TRL:  pytest adapters/trl/tests/test_processes_trl.py -m slow
 """
@@ -17,10 +17,8 @@ import pytest
 import yaml
 from tiny import ARGS
 
-from budwood.api import CheckpointError, Processes
 from budwood.checkpoint import Checkpoints
 from budwood.folder import RunFolder, list_runs
-from budwood_trl import state
 
 pytestmark = pytest.mark.slow
 
@@ -122,29 +120,39 @@ def test_two_with_half_of_the_rows_take_the_update_of_one_with_all(
     assert apart(saved(one, 4), saved(two, 4)) < 1e-4
 
 
-def test_two_go_on_from_what_two_wrote_bit_for_bit(start: Callable[..., RunFolder], tmp_path: Path) -> None:
-    run = start("grpo", 2, 2, num_generations=2, steps_per_generation=2)
-    copy = RunFolder(Path(shutil.copytree(run.folder, tmp_path / "again" / run.run_id)))
+def cut(run: RunFolder, step: int, where: Path) -> RunFolder:
+    """A copy of a run as it was when it was killed after the checkpoint of ``step``."""
+    copy = RunFolder(Path(shutil.copytree(run.folder, where / run.run_id)))
     for later in copy.checkpoints.glob("step_*"):
-        if later.name > f"step_{1:012d}":
+        if later.name > f"step_{step:012d}":
             shutil.rmtree(later)
     copy.write_status(status="killed")
+    return copy
+
+
+def test_two_go_on_from_what_two_wrote_bit_for_bit(start: Callable[..., RunFolder], tmp_path: Path) -> None:
+    run = start("grpo", 2, 2, num_generations=2, steps_per_generation=2)
+    copy = cut(run, 1, tmp_path / "again")
     command(tmp_path, "launch", "-n", "2", "resume", str(copy.folder))
     assert apart(saved(run, 4), saved(copy, 4)) == 0.0
 
 
-class Part(Processes):
-    def __init__(self, rank: int, count: int) -> None:
-        self.rank, self.count = rank, count
+IN_HAND = {"num_generations": 2, "num_iterations": 2, "steps_per_generation": 2}
+"""All four steps use what is generated before the first."""
 
 
-def test_another_number_of_processes_is_told_how_to_go_on() -> None:
-    each = [{"generators": rank, "in_hand": None, "log": {}} for rank in range(2)]
-    whole = {"policy": {}, **each[0], "each": each}
-    assert state.own(whole, Part(1, 2))["generators"] == 1
-    with pytest.raises(
-        CheckpointError, match=r"trained in 2 processes, and here are 1: .*budwood launch -n 2 resume RUN"
-    ):
-        state.own(whole, Part(0, 1))
-    with pytest.raises(CheckpointError, match=r"trained in 1 process, and here are 2: .*budwood resume RUN"):
-        state.own({"policy": {}, **each[0]}, Part(0, 2))
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize(
+    ("algo", "args"),
+    [("grpo", {"num_generations": 2}), ("grpo", IN_HAND), ("dpo", {"gradient_accumulation_steps": 2})],
+    ids=["grpo", "grpo in hand", "dpo"],
+)
+def test_others_go_on_from_what_two_wrote(
+    algo: str, args: dict[str, Any], count: int, start: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    run = start(algo, 2, 4, **args, learning_rate=1e-3)
+    copy = cut(run, 1, tmp_path / "again")
+    command(tmp_path, *(("launch", "-n", str(count)) if count > 1 else ()), "resume", str(copy.folder))
+    assert apart(saved(run, 1), saved(run, 2)) > 1e-4
+    assert apart(saved(run, 2), saved(copy, 2)) < 1e-6
+    assert apart(saved(run, 4), saved(copy, 4)) < 1e-4

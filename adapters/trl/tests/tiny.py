@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from budwood import compose, plugins
-from budwood.api import CompletionReward, Completions, Contributions, Run, hookimpl
+from budwood.api import ALONE, CompletionReward, Completions, Contributions, Run, hookimpl
 from budwood.plugins import Activation, Active, Installed
 from budwood_trl.config import DatasetConfig, TrainerConfig
 from budwood_trl.families import FAMILIES, capabilities
@@ -123,13 +123,14 @@ def trainer(model_folder: Path, rows_file: Callable[..., Path], tmp_path: Path) 
         steps: int = 3,
         sections: Mapping[str, Any] | None = None,
         model: str | Path = model_folder,
+        begun_with: int = 1,
         **args: Any,
     ) -> TRLTrainer:
         from budwood_trl.building import build
 
         given = plugins if plugins is not None else {"words": Vowels()} if FAMILIES[algo].generates else {}
         run, contributions = planned(
-            algo, given, steps, {"train": str(rows_file(algo))}, model, tmp_path, sections, args
+            algo, given, steps, {"train": str(rows_file(algo))}, model, tmp_path, sections, args, begun_with
         )
         return build(run, contributions)
 
@@ -145,6 +146,7 @@ def planned(
     folder: Path,
     sections: Mapping[str, Any] | None = None,
     args: Mapping[str, Any] | None = None,
+    begun_with: int = 1,
 ) -> tuple[Run, Contributions]:
     own = dict(sections or {})
     config = TrainerConfig(
@@ -157,7 +159,7 @@ def planned(
     activation = Activation(actives, active("trl", TRL()))
 
     def run_for(one: Active) -> Run:
-        return Run("test", 3, whole, own.get(one.name), config, None, folder, "cpu", lambda kind: ())
+        return Run("test", 3, whole, own.get(one.name), config, None, folder, "cpu", lambda kind: (), ALONE, begun_with)
 
     made = compose.contributions(activation, run_for, capabilities(FAMILIES[algo]))
     return run_for(activation.adapter), made  # type: ignore[arg-type]

@@ -112,7 +112,12 @@ class Checkpoints:
         except CheckpointError as error:
             error.where, error.do = error.where or str(path), error.do or EARLIER
             raise
-        return state, json.loads((path / MANIFEST).read_bytes())["meta"]
+        return state, self.meta(path)
+
+    def meta(self, path: Path) -> dict[str, Any]:
+        """What was written beside the state of a checkpoint that :meth:`latest` or :meth:`at` gave."""
+        meta: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())["meta"]
+        return meta
 
     def _write(self, steps: int, structure: Any, tensors: Mapping[str, Any], head: dict[str, Any]) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ class Plan:
     contributions: Contributions
     run_for: Callable[[Active], Run]
     processes: Processes = ALONE
+    begun_with: int = 1
 
     @property
     def bindings(self) -> list[compose.Binding]:
@@ -42,11 +43,20 @@ class Plan:
         return trainer
 
 
-def plan(loaded: config.Loaded, folder: Path | None, *, recorded: bool = False, processes: Processes = ALONE) -> Plan:
+def plan(
+    loaded: config.Loaded,
+    folder: Path | None,
+    *,
+    recorded: bool = False,
+    processes: Processes = ALONE,
+    begun_with: int | None = None,
+) -> Plan:
     """Activate, resolve and compose. Every problem that can be known before training is raised here.
 
     ``recorded``: only what was trained is looked at again, so secrets that were not kept on disk are not needed.
+    ``begun_with``: how many processes the run began with; None: these.
     """
+    begun_with = begun_with or processes.count
     adapter_name, plugin_names = config.names(loaded)
     activation = activate(plugin_names, adapter_name)
     resolved = config.resolve(loaded, activation, recorded=recorded)
@@ -67,6 +77,7 @@ def plan(loaded: config.Loaded, folder: Path | None, *, recorded: bool = False, 
             device=data["device"],
             components=components,
             processes=processes,
+            begun_with=begun_with,
         )
 
     adapter = activation.adapter
@@ -75,7 +86,7 @@ def plan(loaded: config.Loaded, folder: Path | None, *, recorded: bool = False, 
     contributions = compose.contributions(activation, run_for, capabilities)
     if processes.several or (data["processes"] or 1) > 1:
         _check_shared(capabilities, contributions, adapter)
-    return Plan(data, model, activation, capabilities, contributions, run_for, processes)
+    return Plan(data, model, activation, capabilities, contributions, run_for, processes, begun_with)
 
 
 def _check_shared(capabilities: Capabilities, contributions: Contributions, adapter: Active) -> None:

@@ -91,15 +91,17 @@ def _begin(folder: RunFolder, loaded: config.Loaded, progress: Progress, process
 
 
 def _go_on(folder: RunFolder, loaded: config.Loaded, progress: Progress, processes: Processes = ALONE) -> Result:
-    planned = plan(loaded, folder.folder, processes=processes)
-    found = processes.from_first(Checkpoints(folder.checkpoints, 1).latest() if processes.first else None)
+    store = Checkpoints(folder.checkpoints, 1)
+    found = processes.from_first(store.latest() if processes.first else None)
+    begun_with = store.meta(found[0]).get("begun_with") if found else None
+    planned = plan(loaded, folder.folder, processes=processes, begun_with=begun_with)
     if found is None:
         _check_origin(planned, config.load(folder.config_file).data, folder.config_file)
         with _built(planned) as trainer:
             notes = ["no checkpoint yet: starting from the beginning", *_warmed(trainer, planned)]
             return train(folder, planned, trainer, None, notes, progress)
     path, damaged = found
-    state, meta = Checkpoints(folder.checkpoints, 1).load(path)
+    state, meta = store.load(path)
     _check_origin(planned, meta["config"], path)
     with _built(planned) as trainer:
         with taking_up(str(path)):
@@ -234,7 +236,8 @@ def restored(
     state, path, notes = _newest(folder) if steps is None else _at(folder, steps)
     for note in notes:
         (progress or silent()).message(note)
-    planned = plan(config.load(folder.config_file, overrides), folder.folder, recorded=True)
+    begun_with = Checkpoints(folder.checkpoints, 1).meta(path).get("begun_with")
+    planned = plan(config.load(folder.config_file, overrides), folder.folder, recorded=True, begun_with=begun_with)
     with _built(planned) as trainer:
         with taking_up(str(path)):
             trainer.load_policy(state["trainer"])

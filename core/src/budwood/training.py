@@ -98,7 +98,13 @@ def train(
             events.sync()
             steps = session.steps
             tree = {"trainer": trainer.state_dict(), "session": session.state_dict()}
-            about = {"config": data, "versions": versions, "journal": events.count, "seconds": seconds()}
+            about = {
+                "config": data,
+                "versions": versions,
+                "journal": events.count,
+                "seconds": seconds(),
+                "begun_with": planned.begun_with,
+            }
             path = store.save(steps, tree, about)
             folder.write_status(**spent(), latest=session.latest)
             return processes.from_first(path)

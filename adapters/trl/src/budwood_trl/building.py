@@ -20,6 +20,7 @@ from budwood_trl import models
 from budwood_trl.completions import WithAdvantages, knowingly, rollout_func
 from budwood_trl.config import DatasetConfig, TrainerConfig
 from budwood_trl.data import datasets_of
+from budwood_trl.dealing import arguments
 from budwood_trl.families import FAMILIES, Family
 from budwood_trl.losses import WithLosses
 from budwood_trl.rewards import batch_width, columns_of
@@ -124,7 +125,7 @@ def extended(cls: type[Any], contributions: Contributions) -> type[Any]:
 
 def native_config(family: Family, config: TrainerConfig, run: Run) -> Any:
     """TRL's configuration object: the run's own settings, defaults that work on this device, then ``trainer.args``."""
-    on_cpu = _on_cpu(run.device)
+    on_cpu = _on_cpu(run.device, int(os.environ.get("LOCAL_WORLD_SIZE", run.processes.count)))
     precision = run.config.get("precision", "fp32")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     defaults = {"gradient_checkpointing": not on_cpu, "bf16": precision == "bf16", "logging_steps": 1}
@@ -140,17 +141,18 @@ def native_config(family: Family, config: TrainerConfig, run: Run) -> Any:
     if on_cpu:
         defaults["dataloader_pin_memory"] = False
     cls = family.load_config()
-    fields = {item.name for item in dataclasses.fields(cls)}
+    fields = {item.name: item.default for item in dataclasses.fields(cls)}
+    args = arguments(config.args, fields, run.begun_with, run.processes.count)
     try:
-        return cls(**{**defaults, **config.args, **{name: value for name, value in ours.items() if name in fields}})
+        return cls(**{**defaults, **args, **{name: value for name, value in ours.items() if name in fields}})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{family.config} refuses its fields: {error}", where="trainer.args") from error
 
 
-def _on_cpu(device: str) -> bool:
+def _on_cpu(device: str, processes: int) -> bool:
     """Whether to stay on the CPU. Which GPU is used is said outside, by what is visible.
 
-    :raises ConfigError: a device that PyTorch does not see, or one GPU by number.
+    :raises ConfigError: a device that PyTorch does not see, one GPU by number, or fewer GPUs than ``processes`` here.
     """
     if ":" in device:
         raise ConfigError(
@@ -161,4 +163,11 @@ def _on_cpu(device: str) -> bool:
     found = torch.cuda.is_available() or torch.backends.mps.is_available()
     if device not in ("auto", "cpu") and not found:
         raise ConfigError(f"PyTorch sees no {device} device here", where="device", do="Use device: cpu or auto")
+    if device != "cpu" and torch.cuda.is_available() and torch.cuda.device_count() < processes:
+        gpus = torch.cuda.device_count()
+        raise ConfigError(
+            f"accelerate gives every process a GPU of its own: here are {processes} processes and {gpus} GPU{'s' * (gpus > 1)}",
+            where="device",
+            do=f"Start {gpus} process{'es' * (gpus > 1)}, or use device: cpu",
+        )
     return device == "cpu" or not found

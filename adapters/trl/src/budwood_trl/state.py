@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
 import torch
 
 from budwood.api import CheckpointError, Processes, StateTree, copied, storable
-from budwood.api.generators import generators, set_generators
+from budwood.api.generators import generators, set_aside, set_generators
+from budwood_trl.dealing import Deal, dealt_anew
 
 NOT_PROGRESS = ("log_history", "stateful_callbacks")
 """Of transformers' TrainerState: the journal has the history, and budwood's callbacks keep their own state."""
@@ -30,6 +32,7 @@ KEYS = (
     "in_hand",
     "log",
     "generators",
+    "dealt",
     "notes",
 )
 """Of :func:`trainer_state`."""
@@ -56,6 +59,7 @@ def trainer_state(native: Any, logged: bool) -> StateTree:
             "metrics": {} if logged else {name: list(values) for name, values in native._metrics["train"].items()},
         },
         "generators": generators(),
+        "dealt": [native.args.per_device_train_batch_size, native.args.gradient_accumulation_steps],
         "notes": notes,
     }
 
@@ -94,20 +98,45 @@ def joined(state: StateTree, processes: Processes) -> StateTree:
     return {**state, "each": processes.to_first({name: state[name] for name in OF_EACH})}
 
 
-def own(state: StateTree, processes: Processes) -> StateTree:
-    """This process's part.
+def own(state: StateTree, here: Deal, rank: int, seed: int) -> StateTree:
+    """The part of process ``rank``, also of other processes than those that wrote it.
 
-    :raises CheckpointError: another number of processes wrote it.
+    ``rows_by`` are the generators whose seed orders the rows, the same everywhere. A process that those before had none of
+    draws from a generator of its own, seeded by the run's ``seed``, the step and its number.
     """
-    each = state.get("each", [{}])
-    if len(each) != processes.count:
-        launch = f"launch -n {len(each)} " if len(each) > 1 else ""
-        raise CheckpointError(
-            f"it was trained in {len(each)} process{'es' * (len(each) > 1)}, and here are {processes.count}: each of them "
-            "reads rows, draws numbers and holds completions of its own",
-            do=f"Continue with: budwood {launch}resume RUN",
-        )
-    return {**state, **each[processes.rank]}
+    each = state.get("each") or [{name: state[name] for name in OF_EACH}]
+    mine = {**state, "rows_by": each[0]["generators"]}
+    if len(each) == here.processes:
+        return {**mine, **each[rank]}
+    step, (_, micro_batches) = state["progress"]["global_step"], state["dealt"]
+    hands, notes = [part["in_hand"] for part in each], list(state["notes"])
+    in_hand = None if None in hands else dealt_anew(hands, here, rank)
+    if in_hand is None and hands != [None] * len(each):
+        notes.append("The completions in hand cannot be dealt anew: new ones are generated in their place.")
+    losses = [part["log"]["loss"] for part in each]
+    return {
+        **mine,
+        "progress": {**state["progress"], "train_batch_size": here.rows},
+        "counters": {
+            name: value * here.micro_batches // micro_batches if name == "_step" else value
+            for name, value in state["counters"].items()
+        },
+        "in_hand": in_hand,
+        "log": {**each[0]["log"], "loss": torch.stack([loss.cpu() for loss in losses]).mean(0)},
+        "generators": each[rank]["generators"] if rank < len(each) else _drawn(seed, step, rank),
+        "notes": [
+            *notes,
+            f"{len(each)} process{'es' * (len(each) > 1)} wrote this checkpoint, and {here.processes} go on: a step keeps its "
+            f"{here.step} rows, {here.micro_batches} x {here.rows} in each. "
+            "What is drawn at random is not what it would have been.",
+        ],
+    }
+
+
+def _drawn(*entropy: int) -> StateTree:
+    """Generators that nobody has drawn from."""
+    with set_aside(int(np.random.SeedSequence(entropy).generate_state(1)[0])):
+        return generators()
 
 
 def lengthened(native: Any, state: StateTree, total_steps: int) -> list[str]:

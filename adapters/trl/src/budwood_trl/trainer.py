@@ -27,6 +27,7 @@ from budwood.api.generators import set_aside, set_generators
 from budwood_models.language_model import quiet
 from budwood_trl import state
 from budwood_trl.bridge import Bridge, StopTraining, is_number
+from budwood_trl.dealing import Deal
 from budwood_trl.rewards import Columns, batch_width, step_batch, untouched
 
 SPEED = ("model_preparation_time", "runtime", "samples_per_second", "steps_per_second")
@@ -61,6 +62,7 @@ class TRLTrainer:
         self._evaluation_seed, self._unevaluated = evaluation_seed, unevaluated
         self._first = self.policy_state() if may_reset else None
         self._warm = False
+        self._loaded: StateTree | None = None
         self._restored: StateTree | None = None
         self._bridge: Bridge | None = None
 
@@ -91,7 +93,7 @@ class TRLTrainer:
         if restored is None:
             yield None
             return
-        set_generators(restored["generators"])  # accelerate takes the order of rows from the seed of torch's generator
+        set_generators(restored["rows_by"])  # accelerate takes the order of rows from the seed of torch's generator
         cls = type(native)
         native.__class__ = type(cls.__name__, (state.Resumed, cls), {"_resumed": restored})
         try:
@@ -174,17 +176,19 @@ class TRLTrainer:
 
     def state_dict(self) -> StateTree:
         if self._restored is not None:
-            return self._restored
+            assert self._loaded is not None, "taken up from it"
+            return self._loaded
         logged = self._bridge is not None and self._bridge.logged
         saved = {**state.trainer_state(self.native, logged), "first": self._first if self._warm else None}
         return state.joined(saved, self._processes)
 
     def load_state_dict(self, saved: StateTree) -> Sequence[str]:
-        saved = state.own(saved, self._processes)
+        self._loaded, args = saved, self.native.args
+        here = Deal(args.per_device_train_batch_size, args.gradient_accumulation_steps, self._processes.count)
+        self._restored = saved = state.own(saved, here, self._processes.rank, args.seed)
         state.restore(self.native, saved)
         if saved["first"] is not None:
             self._first, self._warm = saved["first"], True
-        self._restored = saved
         return [*saved["notes"], *state.lengthened(self.native, saved, self.total_steps)]
 
     def policy_state(self) -> StateTree:

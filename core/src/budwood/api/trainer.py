@@ -99,6 +99,8 @@ class Run:
     components: Callable[[str], Sequence[Contributed[Any]]]
     processes: Processes = ALONE
     """Those that train this run together."""
+    begun_with: int = 1
+    """How many processes this run began with. What the configuration says for each process, it says for so many."""
 
     def rng(self, purpose: str) -> np.random.Generator:
         """A generator of its own for every purpose, derived from the run's seed; adding one never moves another."""
