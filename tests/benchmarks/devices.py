@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/devices.py --out docs/scaling/devices.csv       # a GPU and 16 cores, 4 minutes
     OMP_NUM_THREADS=1 python tests/benchmarks/devices.py --device cpu --quick --out here.csv  # the same code without a GPU
 
-PPO on Hopper-v5 (16 environments, 128 steps, minibatches of 512 rows, 5 epochs): the policy on the CPU or on the GPU, environments in
-the process of the trainer or in a worker each, and the run in one process or in two that share the GPU. GRPO has no
-simulation: SmolLM2-135M with random weights writes 16 completions of 64 tokens a step, and scores and learns from them on the device.
-Every cell is a run of ``budwood run`` or ``budwood launch``; seconds are between two entries of its journal, medians without the
-first two. Nothing is downloaded.
+PPO on Hopper-v5 (16 environments, 128 steps, minibatches of 512 rows, 5 epochs): the policy on the CPU or on the GPU,
+environments in the process of the trainer or in a worker each, and the run in one process or in two that share the GPU.
+GRPO has no simulation: SmolLM2-135M with random weights writes 16 completions of 64 tokens a step, and scores them and
+learns from them on the device. Every cell is a run of ``budwood run`` or ``budwood launch``; seconds are between two
+entries of its journal: the median, and the quartiles as low and high, without the first two. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -34,7 +33,19 @@ from budwood.folder import list_runs
 ENVS, STEPS = 16, 128
 NETWORKS = {"64 x 2": [64, 64], "1,024 x 3": [1024, 1024, 1024]}
 GENERATED = {"per_device_train_batch_size": 16, "num_generations": 8, "max_completion_length": 64}
-COLUMNS = ("device", "training", "policy", "precision", "simulation", "processes", "unit", "per_second", "low", "high")
+COLUMNS = (
+    "device",
+    "training",
+    "policy",
+    "precision",
+    "simulation",
+    "processes",
+    "unit",
+    "per_second",
+    "low",
+    "high",
+    "beside",
+)
 
 
 def ppo(device: str, network: str, simulation: str, steps: int) -> dict[str, Any]:
@@ -104,7 +115,6 @@ def per_second(config: Mapping[str, Any], processes: int, each: int, folder: Pat
     launch = ["launch", "-n", str(processes)] if processes > 1 else []
     done = subprocess.run(
         [sys.executable, "-m", "budwood", *launch, "run", str(file)],
-        env=dict(os.environ),
         capture_output=True,
         text=True,
         check=False,
@@ -153,6 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="a few steps of each, for a look at the code")
+    parser.add_argument("--beside", default="no", help="whether other work runs on the machine, for the rows")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     names = {"cpu": "CPU", "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else ""}
@@ -162,7 +173,7 @@ def main() -> None:
         for shown, config, processes, each in cells(options.device, options.quick, Path(scratch)):
             rates = per_second(config, processes, each, Path(scratch))
             low, middle, high = np.quantile(rates, [0.25, 0.5, 0.75])
-            row = {**shown, "device": names[shown["device"]], "processes": processes}
+            row = {**shown, "device": names[shown["device"]], "processes": processes, "beside": options.beside}
             row |= {"per_second": f"{middle:.4g}", "low": f"{low:.4g}", "high": f"{high:.4g}"}
             writer.writerow(row)
             file.flush()

@@ -26,11 +26,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
-from multiprocessing.connection import Connection, Listener
+from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def started(folder: Path, task: str, of: dict[str, tuple[int, float, bool]]) -> 
     info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: scaling-probe\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[budwood.plugins]\nscaling_probe = scaling_probe:Probe\n")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(HERE)])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(HERE), os.environ.get("PYTHONPATH", "")])}
     with ExitStack() as stack:
         waiting = {}
         for number, (name, (count, share, shared)) in enumerate(of.items()):
@@ -113,16 +114,36 @@ def started(folder: Path, task: str, of: dict[str, tuple[int, float, bool]]) -> 
             log = stack.enter_context(open(folder / f"{number}.log", "w+b"))
             process = subprocess.Popen(words, env=env, stdout=log, stderr=log)
             stack.callback(_finished, process)
+            threading.Thread(target=_tell_of_end, args=(process, address), daemon=True).start()
             waiting[name] = listener
-        jobs = {name: Job(_by_rank(listener, of[name][0])) for name, listener in waiting.items()}
+        try:
+            jobs = {name: Job(_by_rank(listener, of[name][0])) for name, listener in waiting.items()}
+        except ChildProcessError:
+            sys.exit("\n".join(file.read_text() for file in sorted(folder.glob("*.log"))))
         yield jobs
         for job in jobs.values():
             job.begin("stop")
 
 
+ENDED = -1
+
+
+def _tell_of_end(process: subprocess.Popen[bytes], address: str) -> None:
+    """A training that ends before it has joined would be waited for in vain: its own place is taken with that news."""
+    process.wait()
+    with suppress(OSError), Client(address) as link:
+        link.send(ENDED)
+
+
 def _by_rank(listener: Listener, count: int) -> list[Connection]:
-    links = [listener.accept() for _ in range(count)]
-    return [link for _, link in sorted(((link.recv(), link) for link in links), key=lambda pair: pair[0])]
+    found = {}
+    while len(found) < count:
+        link = listener.accept()
+        rank = link.recv()
+        if rank == ENDED:
+            raise ChildProcessError
+        found[rank] = link
+    return [link for _, link in sorted(found.items())]
 
 
 def _finished(process: subprocess.Popen[bytes]) -> None:
@@ -176,7 +197,7 @@ def measure(folder: Path, task: str, rounds: int, more: bool) -> Iterator[tuple[
                 yield "network", row
         for name in ("one", "two"):
             evaluation, steps = jobs[name].ask("evaluate", 10, 1)[0]
-            checkpoint = jobs[name].ask("checkpoint")[0]["checkpoint"]
+            checkpoint = float(np.median([jobs[name].ask("checkpoint")[0]["checkpoint"] for _ in range(CALLS)]))
             yield "serial", {"job": name, "evaluation": evaluation, "steps": steps, "checkpoint": checkpoint}
 
 

@@ -254,6 +254,17 @@ def updates_of_policies(gpu: Path) -> Iterator[str]:
             )
 
 
+def one_gpu(devices: Path) -> Iterator[str]:
+    """What devices.py measured: medians a second, and the quartiles."""
+    yield "| training | policy | on | simulation | processes | a second | beside other work |"
+    yield "|---|---|---|---|---|---|---|"
+    with devices.open() as file:
+        for row in csv.DictReader(file):
+            low, middle, high = (f"{float(row[key]):,.0f}" for key in ("low", "per_second", "high"))
+            shown = [row[key] for key in ("training", "policy", "device", "simulation", "processes")]
+            yield "| " + " | ".join(shown) + f" | {middle} {row['unit']} ({low} to {high}) | {row['beside']} |"
+
+
 GRADIENT_BYTES = {"smolvla": 4, "pi0": 2}
 """Of a number: SmolVLA's expert was trained in float32, pi0's in bfloat16."""
 
@@ -268,6 +279,7 @@ def page(tables: Mapping[str, Table], gpu: Path) -> dict[str, str]:
         "strong scaling": extrapolations(tables, weak=False),
         "weak scaling": extrapolations(tables, weak=True),
         "whole-size policies": updates_of_policies(gpu),
+        "one gpu": one_gpu(DEVICES_FILE),
     }
     return {heading: "\n".join(lines) for heading, lines in made.items()}
 
@@ -309,6 +321,7 @@ def show(folder: Path) -> None:
     (folder / "scaling.svg").write_text(figure(tables))
 
 
+DEVICES_FILE = Path(__file__).parents[2] / "docs" / "scaling" / "devices.csv"
 GPU = Path(__file__).parents[2] / "docs" / "methods" / "flow_rl" / "gpu.csv"
 
 if __name__ == "__main__":
