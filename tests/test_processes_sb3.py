@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 import yaml
 
 import budwood
-from budwood.api import BudwoodError, ContributionError, Processes
+from budwood.api import BudwoodError, Processes
 from budwood.checkpoint import Checkpoints
 from budwood.folder import RunFolder, list_runs
 from budwood.planning import explain, plan
@@ -258,18 +257,3 @@ def test_what_cannot_be_divided_is_refused(change: dict[str, Any], said: str) ->
 
     with pytest.raises(BudwoodError, match=said):
         plan(config.load({**PPO, **change}), None, processes=Part(0, 2)).build_trainer()
-
-
-def test_a_policy_that_diverged_alike_everywhere_has_not_drifted_apart() -> None:
-    from budwood_sb3 import pieces
-
-    def drift(value: float) -> Any:
-        torch.manual_seed(0)
-        policy = torch.nn.Linear(2, 1, bias=False)
-        torch.nn.init.constant_(policy.weight, value)
-        return pieces._drift(SimpleNamespace(policy=policy, device=torch.device("cpu")))
-
-    pieces._check_together((drift(np.nan), drift(np.nan)))
-    pieces._check_together((drift(np.inf), drift(np.inf)))
-    with pytest.raises(ContributionError, match="the policy's parameters in process 1 is not that of process 0"):
-        pieces._check_together((drift(np.nan), drift(1.0)))

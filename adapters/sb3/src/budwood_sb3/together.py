@@ -19,6 +19,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from budwood.api import Array, ConfigError, Processes, Rollout
+from budwood.api.sharing import check_divided
 from budwood_sb3 import vec
 from budwood_sb3.config import EnvConfig
 from budwood_sb3.pieces import Divided
@@ -170,9 +171,4 @@ def check(env: EnvConfig, processes: Processes) -> None:
             where="env.vec",
             do="Use vec: dummy or subproc, or train in one process",
         )
-    if env.n_envs % processes.count:
-        raise ConfigError(
-            f"{env.n_envs} environments cannot be divided among {processes.count} processes",
-            where="env.n_envs",
-            do=f"Use a multiple of {processes.count}",
-        )
+    check_divided(env.n_envs, processes)

@@ -27,6 +27,7 @@ from budwood.api import (
     Run,
     blamed,
 )
+from budwood.api.sharing import check_divided
 from budwood_lerobot.config import EnvConfig, PolicyConfig
 from budwood_lerobot.devices import check_precision, check_single_process, device_of
 from budwood_lerobot.environments import numbered, vectors_of
@@ -35,7 +36,6 @@ from budwood_lerobot.online import CRITIC_INPUTS
 from budwood_lerobot.online.config import OnlineConfig
 from budwood_lerobot.online.episodes import Episodes
 from budwood_lerobot.online.neutral import Neutral
-from budwood_lerobot.online.pieces import check
 from budwood_lerobot.online.processors import Processors, tasks
 from budwood_lerobot.online.trainer import OnlineTrainer
 from budwood_lerobot.processors import UNREADABLE, processors_of
@@ -52,7 +52,7 @@ def build(run: Run, contributions: Contributions) -> OnlineTrainer:
         run.config.get("precision", "fp32"), None if config.policy is None else config.policy.native(device)
     )
     _check_needs(config, contributions)
-    check(env.n_envs, run.processes)
+    check_divided(env.n_envs, run.processes)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision("high" if run.config.get("precision") == "tf32" else "highest")

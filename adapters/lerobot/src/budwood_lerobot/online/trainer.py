@@ -27,13 +27,14 @@ from budwood.api import (
     copied,
 )
 from budwood.api.generators import generators, set_aside, set_generators
+from budwood.api.sharing import alike, check_alike
 from budwood_lerobot.online import evaluation
 from budwood_lerobot.online.advantages import gae, group_relative, identical
 from budwood_lerobot.online.collecting import Collector
 from budwood_lerobot.online.config import OnlineConfig
 from budwood_lerobot.online.episodes import Episodes
 from budwood_lerobot.online.neutral import LogProb, Neutral
-from budwood_lerobot.online.pieces import Among, check_together, own_generators
+from budwood_lerobot.online.pieces import Among, own_generators
 from budwood_lerobot.online.processors import Commands, Processors, stacked
 from budwood_lerobot.online.samples import Collected
 from budwood_lerobot.online.update import Update
@@ -100,7 +101,8 @@ class OnlineTrainer:
             if shown:
                 events.rollout_end(self._rollout(of_all, advantages))
             keep = self._kept(of_all)
-            check_together(self.neutral.policy, self._processors.device, self.processes)
+            if self.processes.several:
+                check_alike(self.processes.gather(alike(self.neutral.policy, self._processors.device)))
             with self.collector.timed("update"):
                 metrics = self._learn(collected, of_all, advantages, keep) if keep.any() else {}
             valid = np.stack(of_all.valid)

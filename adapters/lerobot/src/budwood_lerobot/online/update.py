@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from budwood.api import ALONE, Contributed, ContributionError, Contributions, LossInputs, Objective, Processes, blamed
+from budwood.api.sharing import own_numbers, sum_gradients
 from budwood_lerobot.online.config import OnlineConfig
 from budwood_lerobot.online.neutral import Neutral
-from budwood_lerobot.online.pieces import Among, Piece, metrics_of, normalised, own_numbers, pieces, sum_gradients
+from budwood_lerobot.online.pieces import Among, Piece, metrics_of, normalised, pieces
 from budwood_lerobot.online.samples import Samples
 
 Metrics = dict[str, float]
