@@ -86,6 +86,32 @@ def test_numbers_are_a_process_own_for_a_while_only() -> None:
     assert after_one == after_other == torch.rand(1).item()
 
 
+def test_numbers_of_its_own_come_from_the_generators_that_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of other GPUs none is seeded, which takes torch longer than a minibatch of a small policy where there are none."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("it seeds every GPU"))
+    with own_numbers("cpu", 3, 1):
+        own = torch.rand(4)
+    monkeypatch.undo()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(np.random.SeedSequence((3, 1)).generate_state(1)[0]))
+        assert torch.equal(own, torch.rand(4))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_likewise() -> None:
+    def drawn(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(5)
+        with own_numbers("cuda", 3, rank):
+            own = torch.rand(4, device="cuda")
+        return own, torch.rand(4, device="cuda")
+
+    (one, after_one), (other, after_other) = drawn(0), drawn(1)
+    assert not torch.equal(one, other)
+    torch.manual_seed(5)
+    assert torch.equal(after_one, after_other)
+    assert torch.equal(after_one, torch.rand(4, device="cuda"))
+
+
 def test_a_policy_that_diverged_alike_everywhere_has_not_drifted_apart() -> None:
     def policy(value: float) -> torch.nn.Module:
         made = torch.nn.Linear(2, 1, bias=False)

@@ -41,17 +41,21 @@ def own_rows[Rows: (np.ndarray[Any, Any], Tensor)](chosen: Rows, rows: slice) ->
 def own_numbers(device: torch.device | str, *words: int) -> Iterator[None]:
     """A process draws numbers of its own here, told by ``words``; afterwards all of them go on from where they were."""
     device = torch.device(device)
+    seed = int(np.random.SeedSequence(words).generate_state(1)[0])
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
+        # torch.manual_seed would seed all GPUs; where there are none it keeps the stack for later, which takes 1 ms
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 
 def sum_gradients(parameters: Sequence[Tensor], processes: Processes) -> None:
     """One exchange: all gradients in a row, in float32 or wider, and a 1 for every parameter that has one."""
     flat = [torch.zeros_like(p).ravel() if p.grad is None else p.grad.ravel() for p in parameters]
-    wide = torch.promote_types(flat[0].dtype, torch.float32)
-    present = torch.tensor([p.grad is not None for p in parameters], dtype=wide, device=flat[0].device)
-    summed = processes.sum(torch.cat([*(part.to(wide) for part in flat), present]))
+    present = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=flat[0].device)
+    summed = processes.sum(torch.cat([*flat, present]))  # of the widest dtype among them
     *gradients, counted = summed.split([*(p.numel() for p in parameters), len(parameters)])
     for parameter, gradient, count in zip(parameters, gradients, counted.tolist(), strict=True):
         parameter.grad = gradient.view_as(parameter).to(parameter.dtype) if count else None
