@@ -41,6 +41,7 @@ def test_a_process_that_had_to_be_ended_is_told_as_shells_do() -> None:
         "process 1 of 2 was killed by SIGSEGV first. Continue with: budwood launch -n 2 resume RUN",
         128 + 11,
     )
+    assert "process 0 was killed by signal 40, process 1" in verdict(None, (-40, ""), (7, ""))[0], "it has no name"
 
 
 def test_who_failed_first_is_heard_and_process_0_only_if_it_had_not_spoken() -> None:

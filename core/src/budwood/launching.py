@@ -144,7 +144,10 @@ def _ends(codes: Sequence[int]) -> str:
 
 
 def _end(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    named = -code in signal.Signals  # of the real-time signals only the first and the last are
+    return f"was killed by {signal.Signals(-code).name if named else f'signal {-code}'}"
 
 
 def _for_shell(code: int) -> int:
