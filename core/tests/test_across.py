@@ -15,11 +15,13 @@ import torch
 
 from budwood import across, tree
 from budwood.api import (
+    BindingError,
     Contributed,
     ContributionError,
     Contributions,
     Evaluation,
     Processes,
+    RewardTerm,
     RunCallback,
     RunControl,
     StateTree,
@@ -252,6 +254,24 @@ def test_a_callback_that_only_watches_logs_and_notes_and_is_asked_for_its_state_
 
 
 # ---- what contributions remember -------------------------------------------------------------------------------------
+
+
+class Watched:
+    """What a reward term remembers: in other processes nobody would load it."""
+
+    across_processes = "first"
+
+    def state_dict(self) -> StateTree:
+        return {}
+
+    def load_state_dict(self, state: StateTree) -> None: ...
+
+
+def test_a_reward_is_not_process_0s_alone() -> None:
+    term = RewardTerm("mean", lambda step: step.rewards, state=Watched())
+    with pytest.raises(BindingError, match=r"reward mean of spy .* says 'first', which only a callback may") as refused:
+        across.check(Contributions(reward_terms=[Contributed(term, "spy", "budwood-spy 1.0")]))
+    assert "one of same, environments; or" in refused.value.do
 
 
 class Remembering(RunCallback):

@@ -221,34 +221,44 @@ Follow.on_run_start = lambda self, control: None
     )
 
 
+def remembering(said: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """A callback and a reward term that remember something: the hook, and the source of the plugin."""
+    callback = STATEFUL.replace("LOAD", 'self.seen = state["seen"]').replace('across_processes = "same"', said)
+    term = (
+        "class Mean:\n    ACROSS\n    def __call__(self, step): return step.rewards\n"
+        "    def state_dict(self): return {}\n    def load_state_dict(self, state): pass\n"
+        "MEAN = Mean()\n"
+        "class Plugin:\n    @hookimpl\n    def reward_terms(self, run): return RewardTerm('mean', MEAN, state=MEAN)"
+    ).replace("ACROSS", said)
+    return ("callbacks: Follow", callback), ("reward_terms: Mean", term)
+
+
 @pytest.mark.parametrize(
     ("said", "level", "what"),
     [
-        ("", "warn", "remembers something, and has no across_processes: several processes refuse it"),
+        ("pass", "warn", "remembers something, and has no across_processes: several processes refuse it"),
         ('across_processes = "rows"', "error", "remembers something, and says 'rows' of it"),
         ('across_processes = "same"', "ok", ""),
-        ('across_processes = "first"', "ok", ""),
     ],
 )
 def test_what_remembers_something_says_how_that_stands_in_several_processes(
     findings: Any, said: str, level: str, what: str
 ) -> None:
     """Of a callback and of a reward term; one that remembers nothing need not say anything."""
-    callback = STATEFUL.replace("LOAD", 'self.seen = state["seen"]').replace(
-        'across_processes = "same"', said or "pass"
-    )
-    term = (
-        "class Mean:\n    ACROSS\n    def __call__(self, step): return step.rewards\n"
-        "    def state_dict(self): return {}\n    def load_state_dict(self, state): pass\n"
-        "MEAN = Mean()\n"
-        "class Plugin:\n    @hookimpl\n    def reward_terms(self, run): return RewardTerm('mean', MEAN, state=MEAN)"
-    ).replace("ACROSS", said or "pass")
-    for source, name in ((callback, "callbacks: Follow"), (term, "reward_terms: Mean")):
+    for name, source in remembering(said):
         found = findings(source, name.partition(":")[0])
         told = [finding for finding in levels(found, level) if "remembers something" in finding]
         assert told == ([f"{name} {what}"] if what else []), source
     silent = "class Plugin:\n    @hookimpl\n    def callbacks(self, run): return RunCallback()"
     assert not [finding for finding in levels(findings(silent), "warn") if "remembers" in finding]
+
+
+def test_a_memory_of_process_0_alone_is_for_callbacks(findings: Any) -> None:
+    (_, callback), (_, term) = remembering('across_processes = "first"')
+    assert not [finding for finding in levels(findings(callback), "error") if "remembers" in finding]
+    found = findings(term, "reward_terms")
+    assert levels(found, "error") == ["reward_terms: Mean remembers something, and says 'first' of it"]
+    assert any("one of same, environments: see" in finding.do for finding in found)
 
 
 # ---- plugin new -------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import numpy as np
 from budwood import tree
 from budwood.api import (
     ACROSS,
+    Across,
     BindingError,
     CheckpointError,
     Contributed,
@@ -32,19 +33,24 @@ def check(made: Contributions) -> None:
     :raises BindingError: for those that do not.
     """
     silent = [
-        (what, item, said) for what, item, holder in _remembering(made) if (said := said_of(holder)) not in ACROSS
+        (what, item, said)
+        for what, item, holder in _remembering(made)
+        if (said := said_of(holder)) not in words_for(item.value)
     ]
     if not silent:
         return
     problems = [
-        f"{what} of {item.plugin} ({item.who})" + ("" if said is None else f" says {said!r}")
+        f"{what} of {item.plugin} ({item.who})"
+        + ("" if said is None else f" says {said!r}")
+        + (", which only a callback may" if said in ACROSS else "")
         for what, item, said in silent
     ]
     raise BindingError(
         f"{', '.join(problems)}: it remembers something, and does not say how that stands across several processes",
         where=f"plugins.{silent[0][1].plugin}",
         who=silent[0][1].who,
-        do=f"Give its class the attribute across_processes, one of {', '.join(ACROSS)}; or train in one process",
+        do=f"Give its class the attribute across_processes, one of {', '.join(words_for(silent[0][1].value))}; or train in one "
+        "process",
     )
 
 
@@ -163,6 +169,11 @@ def memory_of(value: Any) -> Any:
 
 def _rewards(made: Contributions) -> Sequence[Contributed[Any]]:
     return (*made.reward_terms, *made.completion_rewards)
+
+
+def words_for(value: Any) -> Sequence[Across]:
+    """What a reward or a callback may say of its memory: every process computes rewards, so none is process 0's alone."""
+    return ACROSS if isinstance(value, RunCallback) else [word for word in ACROSS if word != "first"]
 
 
 def said_of(holder: Any) -> Any:

@@ -23,7 +23,6 @@ from pydantic import BaseModel, ValidationError
 
 from budwood import across, tree
 from budwood.api import (
-    ACROSS,
     BudwoodError,
     CompletionReward,
     Config,
@@ -333,16 +332,17 @@ def _shared(hook: str, given: list[Any]) -> Iterator[Finding]:
     """What remembers something says how that stands in several processes, as those that train it so ask before they begin."""
     if hook not in ("reward_terms", "completion_rewards", "callbacks"):
         return
-    for holder in map(across.memory_of, given):
+    for value in given:
+        holder = across.memory_of(value)
         if holder is None:
             continue
-        said = across.said_of(holder)
-        if said not in ACROSS:
+        said, words = across.said_of(holder), across.words_for(value)
+        if said not in words:
             yield Finding(
                 "warn" if said is None else "error",
                 f"{hook}: {type(holder).__name__} remembers something, and "
                 + ("has no across_processes: several processes refuse it" if said is None else f"says {said!r} of it"),
-                f"Give its class the attribute across_processes, one of {', '.join(ACROSS)}: see budwood.api.Across",
+                f"Give its class the attribute across_processes, one of {', '.join(words)}: see budwood.api.Across",
             )
 
 
