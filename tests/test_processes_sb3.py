@@ -20,6 +20,7 @@ import torch
 import yaml
 
 import budwood
+from budwood import config
 from budwood.api import BudwoodError, Processes
 from budwood.checkpoint import Checkpoints
 from budwood.folder import RunFolder, list_runs
@@ -240,8 +241,24 @@ def test_a_state_divided_and_joined_again_is_the_same(runs: tuple[RunFolder, Run
     whole = state(runs[0], ROLLOUT)["trainer"]
     parts = [shards.own(whole, Part(rank, count), 4) for rank in range(count)]
     assert [len(part["last"]["_last_obs"]) for part in parts] == [4 // count] * count
-    joined = shards.joined([parts[0], *(shards.parts_of(part) for part in parts[1:])])
+    joined = shards.joined(parts[0], [shards.part_of(part) for part in parts])
     assert furthest(whole, joined) == 0.0
+
+
+def test_parameters_are_not_sent_for_a_checkpoint() -> None:
+    """They are the same everywhere, and what is sent is as large in every process as in the one that has the most to tell."""
+
+    class Sending(Part):
+        def to_first(self, value: Any) -> list[Any]:
+            self.sent = value
+            return [value, value]
+
+    processes = Sending(0, 2)
+    trainer = plan(config.load(PPO), None, processes=processes).build_trainer()
+    state = trainer.state_dict()
+    trainer.close()
+    assert "parameters" in state
+    assert processes.sent.keys() == {"last", "envs"}
 
 
 @pytest.mark.parametrize(
@@ -253,7 +270,5 @@ def test_a_state_divided_and_joined_again_is_the_same(runs: tuple[RunFolder, Run
     ],
 )
 def test_what_cannot_be_divided_is_refused(change: dict[str, Any], said: str) -> None:
-    from budwood import config
-
     with pytest.raises(BudwoodError, match=said):
         plan(config.load({**PPO, **change}), None, processes=Part(0, 2)).build_trainer()

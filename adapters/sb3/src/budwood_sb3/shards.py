@@ -29,14 +29,14 @@ _BASE_ROWS = ("seeds", "options", "reset_infos", "buf_rews", "buf_dones", "actio
 _Rows = Callable[[Sequence[Any]], Any]
 
 
-def parts_of(state: StateTree) -> StateTree:
-    """What another process than the first has to tell of its state."""
+def part_of(state: StateTree) -> StateTree:
+    """What is of a process's own environments."""
     return {"last": state["last"], "envs": state["envs"]}
 
 
-def joined(states: Sequence[StateTree]) -> StateTree:
-    """The state with all environments: of the first process everything, of the others :func:`parts_of`."""
-    return {**states[0], **_along([parts_of(state) for state in states], _concatenated)}
+def joined(state: StateTree, parts: Sequence[StateTree]) -> StateTree:
+    """``state`` with the environments of all, whose ``parts`` are in the order of the processes."""
+    return {**state, **_along(parts, _concatenated)}
 
 
 def own(state: StateTree, processes: Processes, environments: int) -> StateTree:
@@ -44,7 +44,7 @@ def own(state: StateTree, processes: Processes, environments: int) -> StateTree:
     if not processes.several:
         return state
     rows = processes.part(environments)
-    return {**state, **_along([parts_of(state)], lambda values: values[0] if values[0] is None else values[0][rows])}
+    return {**state, **_along([part_of(state)], lambda values: values[0] if values[0] is None else values[0][rows])}
 
 
 def _along(parts: Sequence[StateTree], rows: _Rows) -> StateTree:

@@ -111,8 +111,8 @@ class SB3Trainer:
         saved = state.model_state(self.native, replay_buffer=self._save_replay_buffer, rollout_started=started)
         if not self._processes.several:
             return saved
-        parts = self._processes.to_first(saved if self._processes.first else shards.parts_of(saved))
-        return shards.joined(parts) if parts else saved
+        parts = self._processes.to_first(shards.part_of(saved))
+        return shards.joined(saved, parts) if parts else saved
 
     def load_state_dict(self, saved: StateTree) -> Sequence[str]:
         saved = shards.own(saved, self._processes, self.n_envs)
