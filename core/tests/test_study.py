@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from html import escape
+from io import FileIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,7 +75,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 @pytest.fixture
-def finished(once: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Path:
+def finished(toy: Path, once: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Its file: all four runs of it are finished, as they were left, and as if no other test had been here.
 
     It is trained by the first test that asks for it. Processes take longer to start than these runs to train.
@@ -255,6 +256,7 @@ def test_a_failed_run_is_reported_stops_no_other_and_is_tried_again(
     assert list(answer["failed"]) == ["grid-bad-s0"]
     assert "this one fails" in answer["failed"]["grid-bad-s0"]
     assert "grid-bad-s0 failed: this one fails" in said.err
+    assert "grid-plain-s0 finished: return " in said.err
     assert {row["variant"]: row["status"] for row in answer["cells"]} == {"bad": "failed", "plain": "finished"}
     assert main(["study", str(file), "seeds=1", "trainer.rate=0.1", "--only", "bad", "--processes", "1"]) == 1
     again = f"Continue with: budwood study {file} seeds=1 trainer.rate=0.1 --processes 1 --only bad\n"
@@ -315,9 +317,9 @@ def held(file: Path, tmp_path: Path) -> Iterator[Path]:
     return fifo
 
 
-def reader_waits(fifo: Path) -> int:
-    """Block until a run has got to the FIFO; a descriptor whose closing lets it go on."""
-    return os.open(fifo, os.O_WRONLY)
+def reader_waits(fifo: Path) -> FileIO:
+    """Block until a run has got to the FIFO; it goes on when what is returned is closed."""
+    return FileIO(fifo, "w")
 
 
 def beside(function: Callable[..., None], *arguments: Any) -> None:
@@ -338,13 +340,12 @@ def test_killed_in_the_middle_it_continues_bit_for_bit(
     once: SimpleNamespace, held: Path, file: Path, output: Path
 ) -> None:
     study = command(file, "seeds=1")
-    at_step_50 = reader_waits(held)
-    study.kill()
-    study.communicate()
-    (run,) = list_runs(output)
-    wait_for("stopping after this update", run.folder / "log.txt")
-    assert run.status["status"] == "running", "it finishes its update first, with nobody to tell"
-    beside(os.close, at_step_50)
+    with reader_waits(held):
+        study.kill()
+        study.communicate()
+        (run,) = list_runs(output)
+        wait_for("stopping after this update", run.folder / "log.txt")
+        assert run.status["status"] == "running", "it finishes its update first, with nobody to tell"
     again = budwood.study(file, seeds=1)
     assert sittings(output) == {"grid-plain-s0": 2}
     assert numbers(again) == numbers(once.result)[:1], "the study that nobody killed or held"
@@ -352,11 +353,10 @@ def test_killed_in_the_middle_it_continues_bit_for_bit(
 
 def test_ctrl_c_checkpoints_and_the_same_command_goes_on(held: Path, file: Path, output: Path) -> None:
     study = command(file, "seeds=1")
-    at_step_50 = reader_waits(held)
-    study.send_signal(signal.SIGINT)
-    (run,) = list_runs(output)
-    wait_for("stopping after this update", run.folder / "log.txt")
-    os.close(at_step_50)
+    with reader_waits(held):
+        study.send_signal(signal.SIGINT)
+        (run,) = list_runs(output)
+        wait_for("stopping after this update", run.folder / "log.txt")
     out, err = study.communicate(timeout=120)
     assert study.returncode == 130
     assert "stopping: every run ends its update" in err
@@ -370,25 +370,26 @@ def test_ctrl_c_checkpoints_and_the_same_command_goes_on(held: Path, file: Path,
 def test_an_error_of_the_study_itself_lets_the_runs_write_their_checkpoints(
     held: Path, file: Path, output: Path, monkeypatch: pytest.MonkeyPatch, patience: float, status: str
 ) -> None:
-    def release(at_step_50: int) -> None:
-        if patience:
-            wait_for("stopping after this update", list_runs(output)[0].folder / "log.txt")
-        else:
-            killed.wait()
-        os.close(at_step_50)
+    def release(at_step_50: FileIO) -> None:
+        with at_step_50:
+            if patience:
+                wait_for("stopping after this update", list_runs(output)[0].folder / "log.txt")
+            else:
+                killed.wait()
 
     def moved(*_: object) -> None:
         with suppress(OSError):  # no run waits there yet
-            at_step_50 = os.open(held, os.O_WRONLY | os.O_NONBLOCK)
-            beside(release, at_step_50)
+            beside(release, FileIO(os.open(held, os.O_WRONLY | os.O_NONBLOCK), "w"))
             raise RuntimeError("the study broke")
 
     killed = threading.Event()
     monkeypatch.setattr(studies._Sitting, "moved", moved)
     monkeypatch.setattr(pool, "PATIENCE_SECONDS", patience)
-    with pytest.raises(RuntimeError, match="the study broke"):
-        budwood.study(file, seeds=1)
-    killed.set()
+    try:
+        with pytest.raises(RuntimeError, match="the study broke"):
+            budwood.study(file, seeds=1)
+    finally:
+        killed.set()
     (run,) = list_runs(output)
     assert run.status["status"] == status
     newest = Checkpoints(run.checkpoints, 1).latest()
@@ -399,13 +400,12 @@ def test_an_error_of_the_study_itself_lets_the_runs_write_their_checkpoints(
 @pytest.mark.usefixtures("no_figures")
 def test_a_run_whose_process_is_killed_fails_and_is_taken_up_again(held: Path, file: Path, output: Path) -> None:
     def kill() -> None:
-        at_step_50 = reader_waits(held)
-        os.kill(list_runs(output)[0].status["pid"], signal.SIGKILL)
-        os.close(at_step_50)
+        with reader_waits(held):
+            os.kill(list_runs(output)[0].status["pid"], signal.SIGKILL)
 
     beside(kill)
     assert budwood.study(file, seeds=1).failed == {"grid-plain-s0": "its process was killed by SIGKILL"}
-    beside(lambda: os.close(reader_waits(held)))
+    beside(lambda: reader_waits(held).close())
     assert budwood.study(file, seeds=1).status == "finished"
     (run,) = list_runs(output)
     assert "continuing from step_" in (run.folder / "log.txt").read_text()
@@ -416,11 +416,10 @@ def test_a_run_that_somebody_stops_alone_is_told_and_not_taken_for_finished(
     held: Path, file: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop() -> None:
-        at_step_50 = reader_waits(held)
-        (run,) = list_runs(output)
-        os.kill(run.status["pid"], signal.SIGTERM)
-        wait_for("stopping after this update", run.folder / "log.txt")
-        os.close(at_step_50)
+        with reader_waits(held):
+            (run,) = list_runs(output)
+            os.kill(run.status["pid"], signal.SIGTERM)
+            wait_for("stopping after this update", run.folder / "log.txt")
 
     beside(stop)
     assert main(["study", str(file), "seeds=1", "--json"]) == 130
@@ -473,6 +472,7 @@ def test_the_command_shows_tables_and_copies_them(
     assert "probability" in said.out
     assert "fast than plain" in said.out
     assert "variant  metric      runs" in said.out, "not wrapped where there is no terminal"
+    assert "4 of 4 runs were finished before" in said.err
     assert {path.name for path in (tmp_path / "docs").iterdir()} == {
         "study.csv", "summary.csv", "pairs.csv", "curves.svg", "intervals.svg", "profile.svg",
     }  # fmt: skip
