@@ -7,6 +7,7 @@ import subprocess
 import sys
 from base64 import b64encode
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -263,6 +264,14 @@ def test_explain_shows_the_plan_and_then_what_would_stop_the_run(flow, tmp_path,
     assert "bindings to PPO" in said.out
     assert said.err.startswith("error: nowhere: the saved flow cannot be used")
     assert said.err.count("\n") == 1, "one paragraph"
+
+
+def test_on_lerobot_the_plugin_to_use_is_named():
+    """What explain answers is in docs/composition.md, which a test asks for; here, what to do."""
+    run_of_lerobot = SimpleNamespace(config={"trainer": {"kind": "lerobot", "algo": "online"}})
+    with pytest.raises(BindingError, match=r"of its own, and trainer\.kind is lerobot") as told:
+        FlowStart.of(run_of_lerobot)
+    assert told.value.do.startswith("Use the plugin flow_vla and trainer: {kind: lerobot, algo: online}")
 
 
 def test_a_flow_that_was_trained_in_noise_time_is_refused_before_anything_is_trained(flow, tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from budwood.api import Array, BudwoodError, CheckpointError, ConfigError, Run
+from budwood.api import Array, BindingError, BudwoodError, CheckpointError, ConfigError, Run
 from budwood_flow_rl import environments
 from budwood_flow_rl.chunks import ChainActions, ChainShape
 from budwood_flow_rl.config import DDPMConfig, FlowConfig, FlowCPSConfig, FlowSDEConfig
@@ -55,8 +55,18 @@ class FlowStart:
 
     @classmethod
     def of(cls, run: Run) -> FlowStart:
-        """:raises ConfigError: an argument of PPO is given that this plugin's loss would not read."""
-        if "clip_range" in ((run.config.get("trainer") or {}).get("args") or {}):
+        """
+        :raises BindingError: the trainer is LeRobot's, whose flow policies another plugin trains.
+        :raises ConfigError: an argument of PPO is given that this plugin's loss would not read.
+        """
+        trainer = run.config.get("trainer") or {}
+        if trainer.get("kind") == "lerobot":
+            raise BindingError(
+                "flow_rl trains a flow policy of its own, and trainer.kind is lerobot",
+                where="trainer.kind",
+                do="Use the plugin flow_vla and trainer: {kind: lerobot, algo: online}, or trainer: {kind: sb3, algo: ppo}",
+            )
+        if "clip_range" in (trainer.get("args") or {}):
             raise ConfigError(
                 "the loss of a flow policy has a clip of its own, and PPO's would be ignored",
                 where="trainer.args.clip_range",
