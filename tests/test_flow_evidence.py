@@ -38,6 +38,17 @@ RUN = [
     for variant in dict.fromkeys(row["variant"] for row in rows if row["status"] == "finished")
 ]
 DECISIONS = 512  # of an iteration: 64 of each of 8 environments
+OTHER_PAIRS = [
+    ("hopper", "flow-sde-K2", "reinflow-K2"),
+    ("hopper", "flow-sde-K2", "flow-sde-K4"),
+    ("hopper", "reinflow-K2", "reinflow-K1"),
+    ("walker", "reinflow-K2", "reinflow-K1"),
+    *(
+        (name, f"gaussian-bc-{width}", against)
+        for width, against in (("narrow", "reinflow-K1"), ("narrow", "gaussian-bc"), ("matched", "gaussian-bc"))
+        for name in ("hopper", "walker")
+    ),
+]
 
 
 def finished(name: str, variant: str) -> dict[str, dict[str, str]]:
@@ -85,18 +96,39 @@ def cost(name: str, variant: str) -> str:
     if start_of(name, variant) is None:
         return f"| {name} | {variant} | {values(name, variant, 'steps')[0]:,.0f} | | {minutes} |"
     steps = mean(values(name, variant, "env steps"))
+    return f"| {name} | {variant} | {steps:,.0f} | {share(name, variant)} | {minutes} |"
+
+
+def paired(name: str, variant: str, against: str, column: str = "return") -> str:
+    ours, theirs = finished(name, variant), finished(name, against)
+    assert ours.keys() == theirs.keys()
+    return around([float(ours[seed][column]) - float(theirs[seed][column]) for seed in sorted(ours)], "+")
+
+
+def difference(name: str, variant: str, against: str = "reinflow-K4") -> str:
+    shown = str(len(finished(name, variant))) if against == "reinflow-K4" else against
+    columns = (paired(name, variant, against, column) for column in ("return", "mean return"))
+    return f"| {name} | {variant} | {shown} | " + " | ".join(columns) + " |"
+
+
+def ends(name: str, variant: str) -> str:
+    return ", ".join(f"{end:.0f}" for end in values(name, variant, "return"))
+
+
+def middle(name: str, variant: str, column: str = "return") -> str:
+    return f"{mean(values(name, variant, column)):.0f}"
+
+
+def epochs(name: str, variant: str) -> str:
+    """How many were begun, of those that the settings allow."""
+    return f"{mean(int(row['epochs']) for row in EVALUATIONS[name] if row['variant'] == variant):.0f}"
+
+
+def share(name: str, variant: str) -> str:
+    """Physics, sampling and update: CPU seconds of 1,000 environment steps."""
+    steps = mean(values(name, variant, "env steps"))
     thousands = steps / (values(name, variant, "steps")[0] / DECISIONS) / 1000  # environment steps of an iteration
-    parts = ", ".join(f"{mean(values(name, variant, c)) / thousands:.3f}" for c in ("physics", "sampling", "update"))
-    return f"| {name} | {variant} | {steps:,.0f} | {parts} | {minutes} |"
-
-
-def difference(name: str, variant: str) -> str:
-    ours, theirs = finished(name, variant), finished(name, "reinflow-K4")
-    both = ours.keys() & theirs.keys()
-    columns = (
-        around([float(ours[s][c]) - float(theirs[s][c]) for s in sorted(both)], "+") for c in ("return", "mean return")
-    )
-    return f"| {name} | {variant} | {len(both)} | " + " | ".join(columns) + " |"
+    return ", ".join(f"{mean(values(name, variant, c)) / thousands:.3f}" for c in ("physics", "sampling", "update"))
 
 
 def curves(name: str, variant: str) -> list[list[float]]:
@@ -129,6 +161,10 @@ def test_every_row_is_quoted_as_it_is(name: str, variant: str) -> None:
     assert [line for line in wanted if line not in PAGE.splitlines()] == []
 
 
+def test_other_pairs_are_quoted_as_they_are() -> None:
+    assert [pair for pair in OTHER_PAIRS if difference(*pair) not in PAGE.splitlines()] == []
+
+
 @pytest.mark.parametrize("name", ["hopper", "walker"])
 def test_evaluations_are_those_of_the_study(name: str) -> None:
     studied = {(row["variant"], row["seed"]): row for row in ROWS[name] if row["status"] != "new"}
@@ -144,60 +180,129 @@ def test_evaluations_are_those_of_the_study(name: str) -> None:
 
 def test_what_speaks_against_it_is_what_the_rows_say() -> None:
     for name, column in (("walker", "return"), ("hopper", "mean return")):
-        gaussian, flow = (mean(values(name, variant, column)) for variant in ("gaussian-bc", "reinflow-K4"))
-        assert f"{gaussian:.0f} against {flow:.0f}" in PROSE.replace(" at the end", "")
-    unsteady = ", ".join(f"{end:.0f}" for end in values("hopper", "gaussian-bc", "return"))
-    assert f"too unsteady to tell ({unsteady})" in PROSE
-    scratch, flow = (mean(values("hopper", variant, "return")) for variant in ("ppo-scratch", "reinflow-K4"))
-    assert f"{scratch:.0f} against {flow:.0f}, without demonstrations" in PROSE
-    epochs = {
-        name: mean(int(row["epochs"]) for row in rows if row["variant"] == "reinflow-K4")
-        for name, rows in EVALUATIONS.items()
-    }
-    assert f"of 590 epochs {epochs['walker']:.0f} were begun, on Hopper {epochs['hopper']:.0f} of 790" in PROSE
-    best, end = (mean(values("hopper", "reinflow-K4-wide", c)) for c in ("best return", "return"))
-    assert f"has a best of {best:.0f} on Hopper and ends at {end:.0f}" in PROSE
+        gaussian, flow = (middle(name, variant, column) for variant in ("gaussian-bc", "reinflow-K4"))
+        assert f"{gaussian} against {flow}" in PROSE.replace(" at the end", "")
+    assert f"too unsteady to tell ({ends('hopper', 'gaussian-bc')})" in PROSE
+    scratch, flow = (middle("hopper", variant) for variant in ("ppo-scratch", "reinflow-K4"))
+    assert f"{scratch} against {flow}, without demonstrations" in PROSE
+    walker, hopper = (epochs(name, "reinflow-K4") for name in ("walker", "hopper"))
+    assert f"of 590 epochs {walker} were begun, on Hopper {hopper} of 790" in PROSE
+    assert (
+        f"`reinflow-K4-kl2` began {epochs('walker', 'reinflow-K4-kl2')} and ended at {middle('walker', 'reinflow-K4-kl2')}, "
+        f"{paired('walker', 'reinflow-K4-kl2', 'reinflow-K4')} against `reinflow-K4`, and Flow-SDE, which began all "
+        f"{epochs('walker', 'flow-sde-K4')}, at {middle('walker', 'flow-sde-K4')}"
+    ) in PROSE
+    best, end = (middle("hopper", "reinflow-K4-wide", c) for c in ("best return", "return"))
+    assert f"has a best of {best} on Hopper and ends at {end}" in PROSE
+    assert f"{paired('hopper', 'reinflow-K4-wide', 'reinflow-K4', 'mean return')} in the mean over the run." in PROSE
     demonstrations = dict.fromkeys(float(row["demonstrations"]) for row in STARTS)
     assert "demonstrations with {:.0f} and {:.0f}".format(*demonstrations) in PROSE
 
 
-def test_fewer_steps_and_the_peers_are_told_as_they_are() -> None:
-    names = ("reinflow-K1", "reinflow-K2", "reinflow-K4", "dppo")
-    minutes = {v: f"{mean(values('hopper', v, 'cpu_minutes')):.1f}" for v in names}
-    ends = {v: f"{mean(values('hopper', v, 'return')):.0f}" for v in names}
-    paired = {v: difference("hopper", v).split(" | ")[3] for v in names}
+def test_kernels_steps_and_families_are_told_as_they_are() -> None:
+    minutes = {v: f"{mean(values('hopper', v, 'cpu_minutes')):.1f}" for task, v in RUN if task == "hopper"}
+    to_four = {(name, v): paired(name, v, "reinflow-K4") for name, v in RUN}
     assert (
-        f"ended at {ends['reinflow-K1']}, {paired['reinflow-K1']} against `reinflow-K4`, in {minutes['reinflow-K1']} "
-        f"minutes of CPU time instead of {minutes['reinflow-K4']}, and `reinflow-K2` between them at {ends['reinflow-K2']}, "
-        f"{paired['reinflow-K2']}, in {minutes['reinflow-K2']}."
+        f"with four steps {to_four['hopper', 'flow-sde-K4']} on Hopper and {to_four['walker', 'flow-sde-K4']} on Walker2d, "
+        f"with two {paired('hopper', 'flow-sde-K2', 'reinflow-K2')} on Hopper."
     ) in PROSE
-    epochs = [
-        mean(int(row["epochs"]) for row in EVALUATIONS["hopper"] if row["variant"] == variant)
-        for variant in ("reinflow-K1", "reinflow-K4")
-    ]
-    assert "{:.0f} of 790 epochs were begun, against {:.0f}".format(*epochs) in PROSE
-    of_dppo = ", ".join(f"{end:.0f}" for end in values("hopper", "dppo", "return"))
     assert (
-        f"began at {start_of('hopper', 'dppo'):.0f} and ended at {of_dppo}, {paired['dppo']} against `reinflow-K4`, in "
-        f"{minutes['dppo']} minutes of CPU time instead of {minutes['reinflow-K4']}"
+        f"ended at {middle('hopper', 'reinflow-K1')}, {to_four['hopper', 'reinflow-K1']} against `reinflow-K4`, in "
+        f"{minutes['reinflow-K1']} minutes of CPU time instead of {minutes['reinflow-K4']}, and `reinflow-K2` between them at "
+        f"{middle('hopper', 'reinflow-K2')}, {to_four['hopper', 'reinflow-K2']}, in {minutes['reinflow-K2']}."
     ) in PROSE
-    matched = {task: difference(task, "gaussian-bc-matched").split(" | ")[3] for task in ("hopper", "walker")}
-    of_matched = ", ".join(f"{end:.0f}" for end in values("hopper", "gaussian-bc-matched", "return"))
     assert (
-        f"ahead of `reinflow-K4`, by {matched['hopper']} on Hopper, where its runs ended at {of_matched}, and by "
-        f"{matched['walker']} on Walker2d"
+        f"{epochs('hopper', 'reinflow-K1')} of 790 epochs were begun, against {epochs('hopper', 'reinflow-K4')}"
+        in PROSE
+    )
+    one, two, four = (start_of("walker", f"reinflow-K{steps}") or 0.0 for steps in (1, 2, 4))
+    assert (
+        f"on Walker2d one is at {to_four['walker', 'reinflow-K1']}, and two are at {to_four['walker', 'reinflow-K2']}, "
+        f"with runs at {ends('walker', 'reinflow-K2')} and from a clone that earns more with two steps, {two:.0f}, than with "
+        f"four, {four:.0f}; Flow-SDE with two steps against four on Hopper at {paired('hopper', 'flow-sde-K2', 'flow-sde-K4')}."
+        f" Two steps against one on Walker2d: {paired('walker', 'reinflow-K2', 'reinflow-K1')} at the end, but "
+        f"{paired('walker', 'reinflow-K2', 'reinflow-K1', 'mean return')} in the mean over the run, of which the start is "
+        f"{two - one:.0f}."
+    ) in PROSE
+    shortcut, rectified = (start_of("hopper", variant) or 0.0 for variant in ("shortcut-K4", "reinflow-K4"))
+    assert (
+        f"began at {shortcut:.0f} and ended at {middle('hopper', 'shortcut-K4')}, {to_four['hopper', 'shortcut-K4']} against "
+        f"the rectified flow, and {paired('hopper', 'shortcut-K4', 'reinflow-K4', 'mean return')} in the mean over the run"
+    ) in PROSE
+    assert f"by more than the {rectified - shortcut:.0f} that its clone earns less" in PROSE
+    assert (
+        f"began at {start_of('hopper', 'dppo'):.0f} and ended at {ends('hopper', 'dppo')}, {to_four['hopper', 'dppo']} against "
+        f"`reinflow-K4`, in {minutes['dppo']} minutes of CPU time instead of {minutes['reinflow-K4']}"
     ) in PROSE
 
 
+def test_gaussian_peers_of_other_widths_are_told_as_they_are() -> None:
+    for peer in ("gaussian-bc-matched", "gaussian-bc-narrow"):
+        on = {name: paired(name, peer, "reinflow-K4") for name in ROWS}
+        told = f"by {on['hopper']} on Hopper, where its runs ended at {ends('hopper', peer)}"
+        assert told in PROSE
+        assert f"and by {on['walker']} on Walker2d" in PROSE[PROSE.index(told) :][:300]
+    flows = [end for v in FLOWS if ("hopper", v) in RUN for end in values("hopper", v, "return")]
+    assert f"each above all {len(flows)} of the flows" in PROSE
+    assert min(values("hopper", "gaussian-bc-narrow", "return")) > max(flows)
+    one_step = {
+        (name, column): paired(name, "gaussian-bc-narrow", "reinflow-K1", column)
+        for name in ROWS
+        for column in ("return", "mean return")
+    }
+    assert (
+        "It is ahead by {} on Hopper and {} on Walker2d, in the mean over the run by {} and {}.".format(
+            *(one_step[name, column] for column in ("return", "mean return") for name in ROWS)
+        )
+        in PROSE
+    )
+    begun = [epochs(name, variant) for name in ROWS for variant in ("reinflow-K1", "gaussian-bc-narrow")]
+    assert "{} of 790 epochs begun against {}, and {} of 590 against {}.".format(*begun) in PROSE
+    gaussian, flow = (start_of("walker", variant) or 0.0 for variant in ("gaussian-bc-narrow", "reinflow-K1"))
+    assert f"a start that is {gaussian - flow:.0f} higher on Walker2d" in PROSE
+
+
+def test_what_differs_from_the_papers_is_what_the_rows_say() -> None:
+    told = PROSE[PROSE.index("### What did not come out") : PROSE.index("### How far actions")]
+    shortcut = [paired("hopper", "shortcut-K4", "reinflow-K4", column) for column in ("mean return", "return")]
+    assert "in the mean over the run, {}; at the end {} |".format(*shortcut) in told
+    assert f"behind, {paired('hopper', 'dppo', 'reinflow-K4')}, with" in told
+    dppo, flow = (mean(values("hopper", variant, "cpu_minutes")) for variant in ("dppo", "reinflow-K4"))
+    assert f"{dppo:.1f} minutes of CPU time a run and {flow:.1f}," in told
+    assert f"one step costs return, {paired('hopper', 'reinflow-K1', 'reinflow-K4')};" in told
+    gains = [result("walker", variant).split(" | ")[4].strip("+") for variant in ("reinflow-K4", "reinflow-K4-kl2")]
+    assert "{}, with an interval that reaches below the start; {} with twice the bound".format(*gains) in told
+
+
+def test_loads_and_equal_costs_are_told_as_they_are() -> None:
+    assert f"{cheapest('hopper'):.2f} minutes on Hopper and {cheapest('walker'):.2f} on Walker2d" in PROSE
+    (low, *_, high), (least, *_, most) = (
+        sorted(share(name, v).split(",")[0] for task, v in RUN if task == name and start_of(task, v)) for name in ROWS
+    )
+    assert f"from {low} to {high} seconds of 1,000 steps on Hopper and from {least} to {most} on Walker2d" in PROSE
+    then = {(n, v): [float(x) for x in re.findall(r"[\d.]+", at_equal_cost(n, v).split(" | ")[-1])] for n, v in RUN}
+    for name in ROWS:
+        highest = max(then[name, v][0] for v in FLOWS if (name, v) in RUN)
+        assert all(then[name, v][0] > highest for task, v in RUN if task == name and v.startswith("gaussian"))
+        whole = {v for task, v in RUN if task == name and v.startswith("gaussian") and then[name, v][1] > highest}
+        assert name == "hopper" or whole == {"gaussian-bc", "gaussian-bc-narrow"}
+    assert min(then["hopper", v][0] for v in ("reinflow-K4-wide", "flow-sde-K2")) > then["hopper", "reinflow-K4"][0]
+    assert then["hopper", "dppo"][0] == min(found[0] for (task, _), found in then.items() if task == "hopper")
+
+
+FLOWS = tuple(dict.fromkeys(v for _, v in RUN if v.startswith(("reinflow", "flow-sde", "shortcut"))))
 ONE_BELOW = {("walker", "reinflow-K4"), ("hopper", "dppo"), ("hopper", "gaussian-bc-matched")}
 
 
 def test_which_runs_ended_above_their_start() -> None:
+    above = dict.fromkeys(ROWS, 0)
     for name, variant in RUN:
-        start = start_of(name, variant)
-        below = [end for end in values(name, variant, "return") if start is not None and end <= start]
+        start, found = start_of(name, variant), values(name, variant, "return")
+        below = [end for end in found if start is not None and end <= start]
         assert len(below) == ((name, variant) in ONE_BELOW), (name, variant)
-    assert {row["status"] for rows in ROWS.values() for row in rows} == {"finished", "new"}
+        above[name] += (len(found) - len(below)) * (variant in FLOWS)
+    assert f"on Hopper each of {above['hopper']} runs of a flow" in PROSE
+    assert f"on Walker2d {above['walker']} of {above['walker'] + 1} did" in PROSE
 
 
 def test_how_far_chunks_lie_apart_is_quoted_as_it_is() -> None:
@@ -243,11 +348,15 @@ def test_shipped_settings_are_those_that_the_search_ended_with() -> None:
             assert args[key] == float(found[key]), (name, key)
 
 
-def test_what_is_missing_is_named() -> None:
+def test_every_variant_was_run_and_what_is_missing_is_named() -> None:
     missing = " ".join(PAGE[PAGE.index("## What was not run") :].split())
-    for name in ("hopper", "walker"):
-        file = f"flow_rl_{name}.yaml"
-        variants = load(ROOT / "configs" / "studies" / file).config.variants
-        said = re.search(rf"`configs/studies/{file}`: ([^.]*)\.", missing)
-        assert said
-        assert set(re.findall("`([^`]+)`", said[1])) == set(variants) - {v for task, v in RUN if task == name}
+    variants = {}
+    for name, rows in ROWS.items():
+        variants[name] = set(load(ROOT / "configs" / "studies" / f"flow_rl_{name}.yaml").config.variants)
+        assert {v for task, v in RUN if task == name} == variants[name]
+        assert {row["status"] for row in rows} == {"finished"}
+        assert all(finished(name, variant).keys() == set("01234") for variant in variants[name])
+        assert f"`configs/studies/flow_rl_{name}.yaml`" in missing
+    walker, hopper = re.findall(r"leaves out ([^;.]*)", missing)
+    assert set(re.findall("`([^`]+)`", walker)) == variants["hopper"] - variants["walker"]
+    assert set(re.findall("`([^`]+)`", hopper)) == variants["walker"] - variants["hopper"]
