@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,12 @@ def test_the_hypergradient_is_that_of_the_cpu() -> None:
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4 * float(np.abs(one).max()))
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
 ALONE = """
 import torch
 from budwood.processes import Joined
@@ -128,7 +135,7 @@ def test_tensors_on_a_gpu_of_its_own_go_over_nccl() -> None:
         "WORLD_SIZE": "1",
         "LOCAL_WORLD_SIZE": "1",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "29511",
+        "MASTER_PORT": str(free_port()),
     }
     done = subprocess.run(
         [sys.executable, "-c", ALONE],

@@ -331,7 +331,7 @@ def test_what_cannot_be_shared_is_refused_before_anything_starts(launched: Calla
     offer("saying", WATCHER.replace("ACROSS", 'across_processes = "same"'))
     offer("babbling", WATCHER.replace("ACROSS", 'across_processes = "often"'))
     assert planned("plugins.saying={}").contributions.callbacks
-    with pytest.raises(BindingError, match=r"callback Watch of silent .* does not say how that stands"):
+    with pytest.raises(BindingError, match=r"callback Watch of silent .* has to say how that stands"):
         planned("plugins.silent={}")
     with pytest.raises(BindingError, match="says 'often'"):
         planned("plugins.babbling={}")
@@ -347,7 +347,7 @@ def test_explain_says_of_two_processes_what_a_run_in_them_would(
     offer("saying", WATCHER.replace("ACROSS", 'across_processes = "same"'))
     said = budwood("explain", "count.yaml", "processes=2", "plugins.saying={}")
     assert (said.code, "Watch" in said.out) == (0, True), said.err
-    assert "does not say how that stands" in budwood("explain", "count.yaml", "processes=2", "plugins.silent={}").error
+    assert "has to say how that stands" in budwood("explain", "count.yaml", "processes=2", "plugins.silent={}").error
     alone = budwood("explain", "count.yaml", "processes=2", "trainer.fault=alone")
     assert (alone.code, "Counting trains in one process only: it counts alone" in alone.error) == (3, True)
     assert budwood("explain", "count.yaml", "plugins.silent={}").code == 0

@@ -269,7 +269,7 @@ class Watched:
 
 def test_a_reward_is_not_process_0s_alone() -> None:
     term = RewardTerm("mean", lambda step: step.rewards, state=Watched())
-    with pytest.raises(BindingError, match=r"reward mean of spy .* says 'first', which only a callback may") as refused:
+    with pytest.raises(BindingError, match=r"reward mean of spy .* says 'first', which is for callbacks") as refused:
         across.check(Contributions(reward_terms=[Contributed(term, "spy", "budwood-spy 1.0")]))
     assert "one of same, environments; or" in refused.value.do
 

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 import budwood
+from budwood import runs
 from budwood.api import CheckpointError
+from budwood.checkpoint import Checkpoints
+from budwood.folder import RunFolder
 
 
 @pytest.fixture
@@ -41,3 +44,34 @@ def test_an_earlier_one_by_its_step(folder: Path) -> None:
         assert run.trainer.policy_state()["policy"] > early
     with pytest.raises(CheckpointError, match="no checkpoint of step 7"), budwood.restored(str(folder), 7):
         pass
+
+
+def test_how_many_processes_a_run_began_with_is_told_to_whoever_takes_it_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two wrote it, one goes on, and again: what the configuration says for each process, it says for two."""
+    told = []
+    plan = runs.plan
+    monkeypatch.setattr(runs, "plan", lambda *args, **how: told.append(how["begun_with"]) or plan(*args, **how))
+    store, run = Checkpoints(folder / "checkpoints", 9), RunFolder(folder)
+    assert run.status["begun_with"] == 1
+    state, meta = store.load(store.at(100))
+    assert meta["begun_with"] == 1
+    store.save(100, state, {**meta, "begun_with": 2})
+    for steps in (150, 200):
+        budwood.resume(str(folder), [f"trainer.total_timesteps={steps}"])
+        assert store.load(store.at(steps))[1]["begun_with"] == 2
+    with budwood.restored(str(folder)):
+        pass
+    assert told == [2, 2, 2]
+
+
+def test_one_that_was_killed_before_its_first_checkpoint_knows_it_too(folder: Path) -> None:
+    for path in (folder / "checkpoints").iterdir():
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    RunFolder(folder).write_status(status="killed", begun_with=2)
+    budwood.resume(str(folder))
+    store = Checkpoints(folder / "checkpoints", 9)
+    assert store.load(store.at(100))[1]["begun_with"] == RunFolder(folder).status["begun_with"] == 2

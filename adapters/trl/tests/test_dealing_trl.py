@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +11,9 @@ import torch
 from test_resume_trl import Files, run
 from tiny import parameters, same
 
-from budwood.api import ConfigError, StateTree
+from budwood.api import ALONE, CheckpointError, ConfigError, Processes, StateTree
 from budwood_trl import state
-from budwood_trl.dealing import Deal, arguments, dealt_anew
+from budwood_trl.dealing import Deal, dealt_anew, sizes_among
 
 DEFAULTS = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
 
@@ -45,16 +46,16 @@ def test_rows_that_cannot_be_divided_are_told() -> None:
 
 def test_arguments_follow_from_those_of_the_processes_that_began() -> None:
     args = {"per_device_train_batch_size": 4, "steps_per_generation": 3, "beta": 0.1}
-    assert arguments(args, DEFAULTS, 2, 2) == args
-    assert arguments(args, DEFAULTS, 2, 1) == {**args, "gradient_accumulation_steps": 2, "steps_per_generation": 6}
-    assert arguments({}, DEFAULTS, 1, 4) == {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
-    with pytest.raises(ConfigError, match=r"generated for 6 rows at once, and 2 processes take 12 at a time"):
-        arguments(
-            {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 2, "steps_per_generation": 1},
-            DEFAULTS,
-            1,
-            2,
-        )
+    assert sizes_among(args, DEFAULTS, 2, 2) == args
+    assert sizes_among(args, DEFAULTS, 2, 1) == {**args, "gradient_accumulation_steps": 2, "steps_per_generation": 6}
+    assert sizes_among({}, DEFAULTS, 1, 4) == {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
+    # three rows and not six, since completions are written for six at once
+    six = {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 2}
+    halved = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}
+    assert sizes_among({**six, "steps_per_generation": 1}, DEFAULTS, 1, 2) == {**halved, "steps_per_generation": 1}
+    assert sizes_among({**six, "generation_batch_size": 6}, DEFAULTS, 1, 2) == {**halved, "generation_batch_size": 6}
+    with pytest.raises(ConfigError, match=r"written for 6 rows at once, which cannot be divided among 4 processes"):
+        sizes_among({**six, "steps_per_generation": 1}, DEFAULTS, 1, 4)
 
 
 def batch(*numbers: int, length: int = 3) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def test_what_has_no_entry_for_each_row_is_not_dealt() -> None:
 
 def as_two(saved: StateTree) -> StateTree:
     """The state that two processes would have written, of one whose micro-batches were theirs by turns."""
-    rows, micro_batches = saved["dealt"]
+    micro_batches = saved["micro_batches"]
     held = saved["in_hand"]
     parts = [
         {
@@ -116,7 +117,7 @@ def as_two(saved: StateTree) -> StateTree:
     counters = {**saved["counters"]}
     if "_step" in counters:
         counters["_step"] //= 2
-    return {**saved, **parts[0], "each": parts, "dealt": [rows, micro_batches // 2], "counters": counters}
+    return {**saved, **parts[0], "each": parts, "micro_batches": micro_batches // 2, "counters": counters}
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_a_process_that_was_not_there_draws_numbers_of_its_own() -> None:
     whole = {
         **part,
         "each": [part, other],
-        "dealt": [4, 1],
+        "micro_batches": 1,
         "progress": {"global_step": 7},
         "counters": {"_step": 7},
         "notes": [],
@@ -167,12 +168,59 @@ def test_a_process_that_was_not_there_draws_numbers_of_its_own() -> None:
     assert found[0]["progress"]["train_batch_size"] == 2
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+class Told(Processes):
+    """Two processes, each with the first GPU that it sees."""
+
+    count = 2
+
+    def __init__(self, *uuids: str) -> None:
+        self.uuids = uuids
+
+    def gather(self, value: Any) -> list[Any]:
+        return list(self.uuids)
+
+
+def test_two_processes_on_one_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from budwood_trl import building
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert building._on_cpu("cpu", 2)
-    assert not building._on_cpu("cuda", 1)
-    with pytest.raises(ConfigError, match=r"here are 2 processes and 1 GPU.*Start 1 process, or use device: cpu"):
-        building._on_cpu("auto", 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="a"))
+    assert building._on_cpu("cpu", Told("a", "a"))
+    assert not building._on_cpu("cuda", ALONE)
+    assert not building._on_cpu("cuda", Told("a", "b"))  # a scheduler that shows each its own
+    with pytest.raises(ConfigError, match=r"here are 2 processes and 1 GPU.*Start 1 process, or a new run"):
+        building._on_cpu("auto", Told("a", "a"))
+
+
+def test_fewer_gpus_than_wrote_the_state_take_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from budwood.api import generators
+
+    taken: list[Any] = []
+    state_of_two = {**generators.generators(), "cuda": [torch.zeros(16), torch.ones(16)]}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", taken.append)
+    generators.set_generators(state_of_two)
+    assert len(taken) == 1
+    assert len(taken[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("algo", "args"), [("kto", {}), ("dpo", {"dataloader_drop_last": True, "per_device_train_batch_size": 3})]
+)
+def test_steps_that_would_not_be_the_same_are_refused(
+    algo: str, args: dict[str, Any], trainer: Any, tmp_path: Path
+) -> None:
+    whole = trainer(algo, steps=1, **args)
+    run(whole, Files(whole, tmp_path))
+    with pytest.raises(CheckpointError, match=r"Go on in 2 processes"):
+        trainer(algo, steps=1, begun_with=2, **args).load_state_dict(as_two({**whole.state_dict(), "micro_batches": 2}))
+
+
+def test_an_epoch_that_is_no_whole_number_of_steps_is_told(trainer: Any, tmp_path: Path) -> None:
+    whole = trainer("dpo", steps=1, per_device_train_batch_size=3)
+    run(whole, Files(whole, tmp_path))
+    saved = as_two({**whole.state_dict(), "micro_batches": 2})
+    notes = trainer("dpo", steps=1, begun_with=2, per_device_train_batch_size=3).load_state_dict(saved)
+    assert any("16 rows are no whole number of steps" in note for note in notes), notes

@@ -156,3 +156,19 @@ def test_others_go_on_from_what_two_wrote(
     assert apart(saved(run, 1), saved(run, 2)) > 1e-4
     assert apart(saved(run, 2), saved(copy, 2)) < 1e-6
     assert apart(saved(run, 4), saved(copy, 4)) < 1e-4
+
+
+def test_a_run_goes_from_two_to_four_to_one_and_is_evaluated_and_exported(
+    start: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    """A group of four is larger than a process's rows: only those of both together make a step that TRL takes."""
+    args = {"num_generations": 4, "num_iterations": 4, "steps_per_generation": 1, "learning_rate": 1e-3}
+    run = start("grpo", 2, 2, **args)
+    copy = cut(run, 1, tmp_path / "again")
+    command(tmp_path, "launch", "-n", "4", "resume", str(copy.folder))
+    assert apart(saved(run, 4), saved(copy, 4)) < 1e-4
+    last = cut(copy, 2, tmp_path / "once more")
+    command(tmp_path, "resume", str(last.folder))
+    assert apart(saved(run, 4), saved(last, 4)) < 1e-4
+    command(tmp_path, "export", str(last.folder))
+    command(tmp_path, "eval", str(last.folder), "--episodes", "2")

@@ -42,11 +42,11 @@ def check(made: Contributions) -> None:
     problems = [
         f"{what} of {item.plugin} ({item.who})"
         + ("" if said is None else f" says {said!r}")
-        + (", which only a callback may" if said in ACROSS else "")
+        + (", which is for callbacks" if said in ACROSS else "")
         for what, item, said in silent
     ]
     raise BindingError(
-        f"{', '.join(problems)}: it remembers something, and does not say how that stands across several processes",
+        f"{', '.join(problems)}: it remembers something, and has to say how that stands across several processes",
         where=f"plugins.{silent[0][1].plugin}",
         who=silent[0][1].who,
         do=f"Give its class the attribute across_processes, one of {', '.join(words_for(silent[0][1].value))}; or train in one "

@@ -24,7 +24,7 @@ STUDY = "study.json"
 """Tells the folder of a study, whose runs lie below it, from the folder of a run."""
 ENTRIES: Mapping[str, Any] = {
     **dict.fromkeys(("status", "name", "run_id"), str),
-    **dict.fromkeys(("steps", "env_steps", "total"), int),
+    **dict.fromkeys(("steps", "env_steps", "total", "begun_with"), int),
     **dict.fromkeys(("started", "ended", "cpu_seconds"), (int, float)),
     "latest": dict,
     "notes": list,

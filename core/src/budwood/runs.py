@@ -91,9 +91,7 @@ def _begin(folder: RunFolder, loaded: config.Loaded, progress: Progress, process
 
 
 def _go_on(folder: RunFolder, loaded: config.Loaded, progress: Progress, processes: Processes = ALONE) -> Result:
-    store = Checkpoints(folder.checkpoints, 1)
-    found = processes.from_first(store.latest() if processes.first else None)
-    begun_with = store.meta(found[0]).get("begun_with") if found else None
+    found, begun_with = processes.from_first(_newest_path(folder) if processes.first else (None, None))
     planned = plan(loaded, folder.folder, processes=processes, begun_with=begun_with)
     if found is None:
         _check_origin(planned, config.load(folder.config_file).data, folder.config_file)
@@ -101,7 +99,7 @@ def _go_on(folder: RunFolder, loaded: config.Loaded, progress: Progress, process
             notes = ["no checkpoint yet: starting from the beginning", *_warmed(trainer, planned)]
             return train(folder, planned, trainer, None, notes, progress)
     path, damaged = found
-    state, meta = store.load(path)
+    state, meta = Checkpoints(folder.checkpoints, 1).load(path)
     _check_origin(planned, meta["config"], path)
     with _built(planned) as trainer:
         with taking_up(str(path)):
@@ -116,6 +114,13 @@ def _go_on(folder: RunFolder, loaded: config.Loaded, progress: Progress, process
                 *trainer.load_state_dict(state["trainer"]),
             ]
         return train(folder, planned, trainer, (state, meta), notes, progress)
+
+
+def _newest_path(folder: RunFolder) -> tuple[tuple[Path, list[str]] | None, int | None]:
+    """The newest intact checkpoint, if any, with what is wrong with newer ones; and how many processes the run began with."""
+    store = Checkpoints(folder.checkpoints, 1)
+    found = store.latest()
+    return found, (store.meta(found[0]) if found else folder.status).get("begun_with")
 
 
 def with_source(loaded: config.Loaded, output: Path) -> config.Loaded:

@@ -65,7 +65,7 @@ def train(
     data = redact(planned.data)
     versions = machine.versions()
     with folder.locked(), _opened(folder, data, versions, meta.get("journal")) as events:
-        folder.write_status(**_identity(folder, data, trainer), status="running", pid=os.getpid(), error=None)
+        folder.write_status(**_identity(folder, planned, trainer), status="running", pid=os.getpid(), error=None)
         tracking.start(
             events,
             config=data,
@@ -186,12 +186,14 @@ def length(trainer: Trainer, budget: int | None) -> int:
     return trainer.total_steps if budget is None or counts_others else min(trainer.total_steps, budget)
 
 
-def _identity(folder: RunFolder, data: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
+def _identity(folder: RunFolder, planned: Plan, trainer: Trainer) -> dict[str, Any]:
+    data = planned.data
     return {
         "run_id": folder.run_id,
         "name": data["name"],
         "seed": data["seed"],
         "total": trainer.total_steps,
+        "begun_with": planned.begun_with,
         "started": folder.status.get("started", time.time()),
     }
 

@@ -15,12 +15,12 @@ import transformers
 from datasets.utils import logging as hf_datasets
 from transformers.utils import logging as tf_logging
 
-from budwood.api import ConfigError, Contributions, Run
+from budwood.api import ConfigError, Contributions, Processes, Run
 from budwood_trl import models
 from budwood_trl.completions import WithAdvantages, knowingly, rollout_func
 from budwood_trl.config import DatasetConfig, TrainerConfig
 from budwood_trl.data import datasets_of
-from budwood_trl.dealing import arguments
+from budwood_trl.dealing import sizes_among
 from budwood_trl.families import FAMILIES, Family
 from budwood_trl.losses import WithLosses
 from budwood_trl.rewards import batch_width, columns_of
@@ -125,7 +125,7 @@ def extended(cls: type[Any], contributions: Contributions) -> type[Any]:
 
 def native_config(family: Family, config: TrainerConfig, run: Run) -> Any:
     """TRL's configuration object: the run's own settings, defaults that work on this device, then ``trainer.args``."""
-    on_cpu = _on_cpu(run.device, int(os.environ.get("LOCAL_WORLD_SIZE", run.processes.count)))
+    on_cpu = _on_cpu(run.device, run.processes)
     precision = run.config.get("precision", "fp32")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     defaults = {"gradient_checkpointing": not on_cpu, "bf16": precision == "bf16", "logging_steps": 1}
@@ -142,17 +142,18 @@ def native_config(family: Family, config: TrainerConfig, run: Run) -> Any:
         defaults["dataloader_pin_memory"] = False
     cls = family.load_config()
     fields = {item.name: item.default for item in dataclasses.fields(cls)}
-    args = arguments(config.args, fields, run.begun_with, run.processes.count)
+    same = family.algo == "kto"  # which is not resumed in another number; one process may evaluate it as it is
+    args = config.args if same else sizes_among(config.args, fields, run.begun_with, run.processes.count)
     try:
         return cls(**{**defaults, **args, **{name: value for name, value in ours.items() if name in fields}})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{family.config} refuses its fields: {error}", where="trainer.args") from error
 
 
-def _on_cpu(device: str, processes: int) -> bool:
+def _on_cpu(device: str, processes: Processes) -> bool:
     """Whether to stay on the CPU. Which GPU is used is said outside, by what is visible.
 
-    :raises ConfigError: a device that PyTorch does not see, one GPU by number, or fewer GPUs than ``processes`` here.
+    :raises ConfigError: a device that PyTorch does not see, one GPU by number, or one for two processes.
     """
     if ":" in device:
         raise ConfigError(
@@ -163,11 +164,14 @@ def _on_cpu(device: str, processes: int) -> bool:
     found = torch.cuda.is_available() or torch.backends.mps.is_available()
     if device not in ("auto", "cpu") and not found:
         raise ConfigError(f"PyTorch sees no {device} device here", where="device", do="Use device: cpu or auto")
-    if device != "cpu" and torch.cuda.is_available() and torch.cuda.device_count() < processes:
-        gpus = torch.cuda.device_count()
-        raise ConfigError(
-            f"accelerate gives every process a GPU of its own: here are {processes} processes and {gpus} GPU{'s' * (gpus > 1)}",
-            where="device",
-            do=f"Start {gpus} process{'es' * (gpus > 1)}, or use device: cpu",
-        )
+    if device != "cpu" and torch.cuda.is_available() and processes.several:
+        mine = torch.cuda.get_device_properties(processes.local_rank % torch.cuda.device_count())
+        gpus = len(set(processes.gather(str(mine.uuid))))
+        if gpus < processes.count:
+            raise ConfigError(
+                f"accelerate gives every process a GPU of its own: here are {processes.count} processes and {gpus} "
+                f"GPU{'s' * (gpus > 1)}",
+                where="device",
+                do=f"Start {gpus} process{'es' * (gpus > 1)}, or a new run with device: cpu",
+            )
     return device == "cpu" or not found

@@ -14,11 +14,8 @@ import torch
 
 from budwood.api import ConfigError
 
-ROWS, MICRO_BATCHES, GENERATION = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "steps_per_generation",
-)
+ROWS, MICRO_BATCHES = "per_device_train_batch_size", "gradient_accumulation_steps"
+GENERATION, GENERATED = "steps_per_generation", "generation_batch_size"
 TO_THE_LEFT = ("prompt_ids", "prompt_mask")
 """What TRL pads at its beginning; all else is padded at its end."""
 
@@ -36,8 +33,9 @@ class Deal:
         """Rows of an optimiser step, of all processes together."""
         return self.rows * self.micro_batches * self.processes
 
-    def among(self, processes: int) -> Deal:
-        """The same step in another number of processes: in as few micro-batches as are no larger than these.
+    def among(self, processes: int, generated: int | None = None) -> Deal:
+        """The same step in another number of processes: in as few micro-batches as are no larger than these, of which a whole
+        number makes the ``generated`` rows that are completed at once.
 
         :raises ConfigError: its rows cannot be divided evenly.
         """
@@ -51,11 +49,19 @@ class Deal:
                 do=f"Go on in a number of processes that divides them: {', '.join(map(str, fitting[:8]))}",
             )
         fewest = -(-each // self.rows)
-        count = next(count for count in range(fewest, each + 1) if each % count == 0)
-        return Deal(each // count, count, processes)
+        for count in range(fewest, each + 1):
+            if each % count == 0 and (generated or 0) % (each // count * processes) == 0:
+                return Deal(each // count, count, processes)
+        raise ConfigError(
+            f"completions are written for {generated} rows at once, which cannot be divided among {processes} processes",
+            where=f"trainer.args.{GENERATION}",
+            do=f"Go on in a number of processes that divides them, such as {self.processes}",
+        )
 
 
-def arguments(args: Mapping[str, Any], defaults: Mapping[str, Any], begun_with: int, processes: int) -> dict[str, Any]:
+def sizes_among(
+    args: Mapping[str, Any], defaults: Mapping[str, Any], begun_with: int, processes: int
+) -> dict[str, Any]:
     """``trainer.args``, written for ``begun_with`` processes, as each of ``processes`` has to have them.
 
     :raises ConfigError: the rows of a step, or of a generation, cannot be divided evenly.
@@ -63,19 +69,11 @@ def arguments(args: Mapping[str, Any], defaults: Mapping[str, Any], begun_with: 
     if processes == begun_with:
         return dict(args)
     rows, micro_batches = (int(args.get(name) or defaults[name]) for name in (ROWS, MICRO_BATCHES))
-    before = Deal(rows, micro_batches, begun_with)
-    here = before.among(processes)
+    generated = args.get(GENERATED) or rows * begun_with * int(args.get(GENERATION) or 0)
+    here = Deal(rows, micro_batches, begun_with).among(processes, generated)
     changed = {**args, ROWS: here.rows, MICRO_BATCHES: here.micro_batches}
     if args.get(GENERATION):
-        generated = before.rows * begun_with * int(args[GENERATION])
-        changed[GENERATION], rest = divmod(generated, here.rows * processes)
-        if rest:
-            raise ConfigError(
-                f"completions are generated for {generated} rows at once, and {processes} processes take "
-                f"{here.rows * processes} at a time",
-                where=f"trainer.args.{GENERATION}",
-                do=f"Go on in {begun_with} processes, as the run began",
-            )
+        changed[GENERATION] = generated // (here.rows * processes)
     return changed
 
 
@@ -88,7 +86,7 @@ def dealt_anew(held: Sequence[Sequence[Mapping[str, Any]]], here: Deal, rank: in
     singles: list[dict[str, Any]] = []
     for batch in (batch for of_all in zip(*held, strict=True) for batch in of_all):
         size = len(batch["prompt_ids"])
-        if any(not _of_all(value) and len(value) != size for value in batch.values()):
+        if not all(_of_all(value) or _of_rows(value, size) for value in batch.values()):
             return None
         singles += [
             {name: value if _of_all(value) else value[row : row + 1] for name, value in batch.items()}
@@ -100,6 +98,11 @@ def dealt_anew(held: Sequence[Sequence[Mapping[str, Any]]], here: Deal, rank: in
 
 def _of_all(value: Any) -> bool:
     return value is None or (isinstance(value, torch.Tensor) and value.ndim == 0)
+
+
+def _of_rows(value: Any, size: int) -> bool:
+    """Whether it can be taken apart and padded: a list, numbers, or sequences of them."""
+    return isinstance(value, list | torch.Tensor) and len(value) == size and getattr(value, "ndim", 1) <= 2
 
 
 def _together(singles: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -32,7 +32,6 @@ KEYS = (
     "in_hand",
     "log",
     "generators",
-    "dealt",
     "notes",
 )
 """Of :func:`trainer_state`."""
@@ -59,7 +58,7 @@ def trainer_state(native: Any, logged: bool) -> StateTree:
             "metrics": {} if logged else {name: list(values) for name, values in native._metrics["train"].items()},
         },
         "generators": generators(),
-        "dealt": [native.args.per_device_train_batch_size, native.args.gradient_accumulation_steps],
+        "micro_batches": native.args.gradient_accumulation_steps,
         "notes": notes,
     }
 
@@ -108,7 +107,7 @@ def own(state: StateTree, here: Deal, rank: int, seed: int) -> StateTree:
     mine = {**state, "rows_by": each[0]["generators"]}
     if len(each) == here.processes:
         return {**mine, **each[rank]}
-    step, (_, micro_batches) = state["progress"]["global_step"], state["dealt"]
+    step, micro_batches = state["progress"]["global_step"], state["micro_batches"]
     hands, notes = [part["in_hand"] for part in each], list(state["notes"])
     in_hand = None if None in hands else dealt_anew(hands, here, rank)
     if in_hand is None and hands != [None] * len(each):
@@ -131,6 +130,36 @@ def own(state: StateTree, here: Deal, rank: int, seed: int) -> StateTree:
             "What is drawn at random is not what it would have been.",
         ],
     }
+
+
+def check_dealt(native: Any, state: StateTree, here: Deal) -> list[str]:
+    """What else to say where another number of processes goes on with ``native``.
+
+    :raises CheckpointError: its steps would not be those of the processes before.
+    """
+    before = len(state.get("each", [None]))
+    if before == here.processes:
+        return []
+    those = f"{before} process{'es' * (before > 1)}"
+    if type(native).__name__ == "KTOTrainer":
+        raise CheckpointError(
+            f"{those} wrote it: KTO's estimate of the KL divergence is a mean over a micro-batch of all of them, and would be "
+            f"another over those of {here.processes}",
+            do=f"Go on in {those}",
+        )
+    rows = len(native.train_dataset)
+    if hasattr(native, "_buffered_inputs") or rows % here.step == 0:
+        return []
+    if native.args.dataloader_drop_last:
+        raise CheckpointError(
+            f"with dataloader_drop_last an epoch of {rows} rows may have fewer steps in {those} than in {here.processes}, and "
+            "other rows come next",
+            do=f"Go on in {those}",
+        )
+    return [
+        f"{rows} rows are no whole number of steps: several processes fill the last step of an epoch with rows from its "
+        "beginning, and one takes those that are left."
+    ]
 
 
 def _drawn(*entropy: int) -> StateTree:

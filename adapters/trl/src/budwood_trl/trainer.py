@@ -106,7 +106,7 @@ class TRLTrainer:
     def _begin(self) -> None:
         if self._restored is not None:
             state.restore_log(self.native, self._restored)
-            self._restored = None
+            self._restored = self._loaded = None
 
     def _follow(self) -> None:
         if self._weights is not None:
@@ -185,11 +185,12 @@ class TRLTrainer:
     def load_state_dict(self, saved: StateTree) -> Sequence[str]:
         self._loaded, args = saved, self.native.args
         here = Deal(args.per_device_train_batch_size, args.gradient_accumulation_steps, self._processes.count)
+        notes = state.check_dealt(self.native, saved, here)
         self._restored = saved = state.own(saved, here, self._processes.rank, args.seed)
         state.restore(self.native, saved)
         if saved["first"] is not None:
             self._first, self._warm = saved["first"], True
-        return [*saved["notes"], *state.lengthened(self.native, saved, self.total_steps)]
+        return [*saved["notes"], *notes, *state.lengthened(self.native, saved, self.total_steps)]
 
     def policy_state(self) -> StateTree:
         return {"policy": state.policy_state(self.native.accelerator.unwrap_model(self.native.model))}

@@ -31,7 +31,7 @@ def set_generators(state: StateTree) -> None:
     np.random.set_state((legacy["algorithm"], legacy["keys"], legacy["position"], *legacy["gauss"]))
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])  # fewer may be visible than there were
 
 
 @contextmanager
