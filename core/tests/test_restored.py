@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import budwood
 from budwood import runs
 from budwood.api import CheckpointError
 from budwood.checkpoint import Checkpoints
-from budwood.folder import RunFolder
+from budwood.folder import RunFolder, find_run
 
 
 @pytest.fixture
@@ -75,3 +76,17 @@ def test_one_that_was_killed_before_its_first_checkpoint_knows_it_too(folder: Pa
     budwood.resume(str(folder))
     store = Checkpoints(folder / "checkpoints", 9)
     assert store.load(store.at(100))[1]["begun_with"] == RunFolder(folder).status["begun_with"] == 2
+
+
+def test_a_run_found_from_where_one_stands_keeps_its_artifacts_by_their_names(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent.parent)
+    for reference in ("last", folder.name, f"runs/{folder.name}"):
+        assert find_run(reference).folder == folder.resolve()
+    before = (folder / "events.jsonl").read_text().count('"artifact"')
+    budwood.resume("last", ["trainer.total_timesteps=150"])
+    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    paths = [line["data"]["path"] for line in lines if line["kind"] == "artifact"]
+    assert len(paths) > before
+    assert all((folder / path).exists() for path in paths[before:]), paths

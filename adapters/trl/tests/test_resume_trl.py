@@ -87,3 +87,17 @@ def test_a_state_that_lacks_a_part_is_refused_before_training(trainer: Any, tmp_
     for key in (*KEYS, "first"):
         with pytest.raises(KeyError, match=key):
             trainer("sft", steps=2).load_state_dict({k: v for k, v in saved.items() if k != key})
+
+
+def test_a_run_that_is_given_more_steps_follows_the_longer_schedule_at_once(trainer: Any, tmp_path: Path) -> None:
+    """Its last rate was 0: with it the first new step would teach nothing."""
+    short = trainer("sft", steps=2)
+    files = Files(short, tmp_path / "short")
+    run(short, files)
+    longer = trainer("sft", steps=4)
+    saved = files.load(2)
+    (note,) = longer.load_state_dict(saved["trainer"])
+    assert "from here on it is that of 4" in note
+    records = run(longer, Files(longer, tmp_path / "longer"), saved).records
+    rates = [row["train/learning_rate"] for _, row in records if "train/learning_rate" in row]
+    assert rates == pytest.approx([1e-2 * 2 / 4, 1e-2 * 1 / 4])

@@ -253,7 +253,7 @@ def find_run(reference: str, output: Path | None = None) -> RunFolder:
             "Load one that you trust in a script of your own, and graft plugins onto it with budwood.graft",
         )
     output = output or default_output()
-    runs = list_runs(output)
+    runs = list_runs(output.resolve())
     if reference == "last" and runs:
         return runs[-1]
     matches = [run for run in runs if run.run_id.startswith(reference)] if reference else []

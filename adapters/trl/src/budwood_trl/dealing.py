@@ -43,8 +43,8 @@ class Deal:
         if rest:
             fitting = [count for count in range(1, self.step + 1) if self.step % count == 0]
             raise ConfigError(
-                f"a step has {self.step} rows ({self.rows} in each of {self.micro_batches} micro-batches of "
-                f"{self.processes} processes), which cannot be divided among {processes}",
+                f"a step has {self.step} rows ({self.processes} processes x {self.micro_batches} micro-batches x "
+                f"{self.rows} rows), which cannot be divided among {processes}",
                 where=f"trainer.args.{ROWS}",
                 do=f"Go on in a number of processes that divides them: {', '.join(map(str, fitting[:8]))}",
             )

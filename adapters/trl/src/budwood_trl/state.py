@@ -126,7 +126,7 @@ def own(state: StateTree, here: Deal, rank: int, seed: int) -> StateTree:
         "notes": [
             *notes,
             f"{len(each)} process{'es' * (len(each) > 1)} wrote this checkpoint, and {here.processes} go on: a step keeps its "
-            f"{here.step} rows, {here.micro_batches} x {here.rows} in each. "
+            f"{here.step} rows, {here.micro_batches} x {here.rows} in each (micro-batches x rows). "
             "What is drawn at random is not what it would have been.",
         ],
     }
@@ -250,7 +250,14 @@ class Resumed:
             trainer.optimizer.load_state_dict(copied(self._resumed["optimizer"]))
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"the checkpoint's optimiser does not fit: {error}", do=_SAME) from error
-        trainer.lr_scheduler.load_state_dict(copied(self._resumed["scheduler"]))
+        scheduler = trainer.lr_scheduler
+        scheduler.load_state_dict(copied(self._resumed["scheduler"]))
+        if self._resumed["progress"]["max_steps"] != trainer.args.max_steps and hasattr(scheduler, "lr_lambdas"):
+            # The next step's rate was found by the schedule of another length: at the end of that one it was 0.
+            rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            scheduler._last_lr = [base * share(scheduler.last_epoch) for base, share in rates]
+            for group, rate in zip(trainer.optimizer.param_groups, scheduler._last_lr, strict=True):
+                group["lr"] = rate
 
     def _load_rng_state(self, checkpoint: Any) -> None:
         set_generators(self._resumed["generators"])
