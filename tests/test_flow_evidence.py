@@ -365,3 +365,17 @@ def test_every_variant_was_run_and_what_is_missing_is_named() -> None:
     walker, hopper = re.findall(r"leaves out ([^;.]*)", missing)
     assert set(re.findall("`([^`]+)`", walker)) == variants["hopper"] - variants["walker"]
     assert set(re.findall("`([^`]+)`", hopper)) == variants["walker"] - variants["hopper"]
+
+
+def test_the_kitchen_is_told_as_it_was() -> None:
+    rows = table("kitchen/study.csv")
+    half = {(row["variant"], row["seed"]): row["return_1"] for row in table("kitchen/evaluations.csv")}
+    for row in rows:
+        told = f"| {half[row['variant'], row['seed']]} | {float(row['return']):.2f} | {float(row['noisy return']):.2f} "
+        assert f"| {row['variant']} | {row['seed']} {told}| {float(row['joint KL']):.2f} |" in PAGE.splitlines()
+    for variant, name in (("flow-sde-K4", "Flow-SDE"), ("reinflow-K4", "ReinFlow")):
+        ends = [float(row["return"]) for row in rows if row["variant"] == variant]
+        half_width = float(student.ppf(0.975, len(ends) - 1)) * stdev(ends) / len(ends) ** 0.5
+        low, high = mean(ends) - half_width, mean(ends) + half_width
+        assert min(ends) >= 1.0
+        assert f"{name} at {mean(ends):.2f} ({low:.2f} to {high:.2f}" in PROSE
