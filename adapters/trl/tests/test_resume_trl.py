@@ -98,6 +98,9 @@ def test_a_run_that_is_given_more_steps_follows_the_longer_schedule_at_once(trai
     saved = files.load(2)
     (note,) = longer.load_state_dict(saved["trainer"])
     assert "from here on it is that of 4" in note
-    records = run(longer, Files(longer, tmp_path / "longer"), saved).records
+    later = Files(longer, tmp_path / "longer")
+    records = run(longer, later, saved).records
+    before, after = (store.load(step)["trainer"]["policy"] for store, step in ((files, 2), (later, 3)))
+    assert max(float((after[name] - before[name]).abs().max()) for name in before) > 1e-3
     rates = [row["train/learning_rate"] for _, row in records if "train/learning_rate" in row]
     assert rates == pytest.approx([1e-2 * 2 / 4, 1e-2 * 1 / 4])
