@@ -6,9 +6,11 @@ import io
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
-from budwood.progress import Pace, PlainLines, Progress, TerminalLine, duration, number, screen, silent
+from budwood.api import StepBatch
+from budwood.progress import Pace, PlainLines, Progress, TerminalLine, counting, duration, number, screen, silent
 from budwood.training import length
 
 
@@ -109,7 +111,7 @@ def test_plain_lines_come_now_and_then() -> None:
     lines.stop("the end")
     assert stream.getvalue().splitlines() == [
         "50/1,000 steps (5 %)  return -123.5  loss 0.0312  10 steps/s  1:35 left",
-        "100/1,000 steps (10 %)  return -123.5  loss 0.0312  10 steps/s  1:30 left  evaluating",
+        "90/1,000 steps (9 %)  return -123.5  loss 0.0312  10 steps/s  1:35 left  evaluating",
         "a sentence",
         "the end",
     ]
@@ -212,3 +214,41 @@ def test_a_reader_that_goes_away_ends_no_run(
         line.phase("evaluating")
         line.message("hello")
         line.stop("done")
+
+
+def ended(*dones: bool) -> StepBatch:
+    batch = StepBatch()
+    batch.dones = np.array(dones)
+    return batch
+
+
+def test_a_long_evaluation_is_seen_to_move_without_a_terminal() -> None:
+    clock, stream = Clock(), io.StringIO()
+    lines = PlainLines(stream, every=5.0, clock=clock)
+    lines.phase("evaluating")
+    observer = counting(lines)
+    assert observer is not None
+    for second in range(1, 12):
+        clock.now += 1
+        observer(ended(second % 2 == 0, second == 3))
+    lines.stop()
+    assert stream.getvalue().splitlines() == ["evaluating, 3 episodes so far", "evaluating, 6 episodes so far"]
+
+
+def test_an_evaluation_alone_has_a_line_on_a_terminal_that_goes_again(terminal: Terminal) -> None:
+    clock = Clock()
+    line = TerminalLine(terminal, clock=clock)
+    line.phase("evaluating")
+    observer = counting(line)
+    assert observer is not None
+    clock.now += 1
+    observer(ended(True, True))
+    text = plain(terminal.getvalue())
+    assert "2 episodes so far" in text
+    assert "0/0" not in text
+    line.stop()
+    assert "\x1b[2K" in terminal.getvalue().split("2 episodes so far")[-1], "erased"
+
+
+def test_nothing_is_counted_where_nobody_looks() -> None:
+    assert counting(silent()) is None

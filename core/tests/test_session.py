@@ -65,6 +65,8 @@ class Counter:
 class Memory:
     """A recorder and a screen."""
 
+    shown = False
+
     def __init__(self) -> None:
         self.records: list[tuple[int, dict[str, float]]] = []
 
@@ -384,6 +386,23 @@ def test_interrupt_stops_at_the_next_boundary_with_a_checkpoint() -> None:
     assert trainer.steps == 20
     assert [s["steps"] for s in saves] == [20]
     assert made.evaluations == [], "an interrupted run does not evaluate before it goes"
+
+
+@pytest.mark.parametrize(("every", "cut_short"), [(None, False), (20, True)])
+def test_who_interrupts_when_nothing_is_left_cuts_nothing_short(every: int | None, cut_short: bool) -> None:
+    """With ``every`` the evaluation belongs to the last boundary, after which the run's end is still to come."""
+
+    class Presses(RunCallback):
+        def on_eval(self, control: RunControl, evaluation: Evaluation) -> None:
+            if control.steps == 40:
+                made.interrupt()
+
+    trainer = Counter(40)
+    made, _ = session(trainer, Presses(), rhythm=Rhythm(every, 3, 0, 40), saves=[])
+    trainer.fit(made)  # type: ignore[arg-type]
+    made.finish()
+    assert made.interrupted
+    assert made.cut_short is cut_short
 
 
 def test_a_restored_session_goes_on_as_if_never_stopped() -> None:

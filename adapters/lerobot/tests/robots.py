@@ -147,6 +147,8 @@ def nod_policy() -> Any:
 class Nowhere:
     """A recorder and a screen that keep nothing but the numbers."""
 
+    shown = False
+
     def __init__(self) -> None:
         self.records: list[tuple[int, dict[str, float]]] = []
 

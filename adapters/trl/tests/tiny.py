@@ -168,6 +168,8 @@ def planned(
 class Nowhere:
     """A recorder and a screen that keep nothing but the numbers."""
 
+    shown = False
+
     def __init__(self) -> None:
         self.records: list[tuple[int, dict[str, float]]] = []
 

@@ -26,6 +26,8 @@ from budwood.api import (
     blamed,
 )
 
+Observer = Callable[[StepBatch], None]
+
 
 def check(made: Contributions) -> None:
     """Every contribution that remembers something says how that stands across processes: see ``budwood.api.Across``.
@@ -130,14 +132,19 @@ def only_watches(callback: RunCallback) -> bool:
 
 
 def play(
-    trainer: Trainer, processes: Processes, episodes: int, seed: int, observer: Callable[[StepBatch], None] | None
+    trainer: Trainer,
+    processes: Processes,
+    episodes: int,
+    seed: int,
+    observer: Observer | None,
+    here: Observer | None = None,
 ) -> Evaluation:
-    """Process 0 plays the episodes, and the others watch: every observer sees the same steps.
+    """Process 0 plays the episodes, and the others watch: every ``observer`` sees the same steps, ``here`` those of its own.
 
     A trainer whose own evaluation exchanges something says ``evaluates_together``, and gives the same in every process.
     """
     if not processes.several or getattr(trainer, "evaluates_together", False):
-        return trainer.evaluate(episodes, seed, observer)
+        return trainer.evaluate(episodes, seed, _both(observer, here))
     if not processes.first:
         seen: Any = None
         while not isinstance(seen := processes.from_first(seen), Evaluation):
@@ -149,7 +156,18 @@ def play(
         assert observer is not None
         observer(processes.from_first(batch))
 
-    return processes.from_first(trainer.evaluate(episodes, seed, None if observer is None else shown))
+    return processes.from_first(trainer.evaluate(episodes, seed, _both(None if observer is None else shown, here)))
+
+
+def _both(one: Observer | None, other: Observer | None) -> Observer | None:
+    if one is None or other is None:
+        return one or other
+
+    def seen(batch: StepBatch) -> None:
+        one(batch)
+        other(batch)
+
+    return seen
 
 
 def _remembering(made: Contributions) -> list[tuple[str, Contributed[Any], Any]]:

@@ -15,7 +15,9 @@ class Recorder(Protocol):
 
 
 class Screen(Protocol):
-    """What a person sees meanwhile."""
+    """What a person sees meanwhile, if ``shown``."""
+
+    shown: bool
 
     def update(self, steps: int, metrics: Mapping[str, float]) -> None: ...
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
+    from budwood.api import StepBatch
+    from budwood.outlets import Screen
+
 TRAINING_RETURN = ("rollout/return_mean", "rollout/ep_rew_mean")
 EVALUATED_RETURN = "eval/return_mean"
 
@@ -39,6 +42,9 @@ class Progress:
     sentence that stays, ``stop`` at the end.
     """
 
+    shown = False
+    """Whether somebody sees phases, so that it is worth counting what a phase has done."""
+
     def start(self, total: int, already: int = 0) -> None: ...
 
     def update(self, steps: int, metrics: Mapping[str, float]) -> None: ...
@@ -52,6 +58,20 @@ class Progress:
 
 def silent() -> Progress:
     return Progress()
+
+
+def counting(progress: Screen) -> Callable[[StepBatch], None] | None:
+    """An observer of an evaluation that shows how many episodes are over; None where nobody looks."""
+    if not progress.shown:
+        return None
+    over = 0
+
+    def observer(batch: StepBatch) -> None:
+        nonlocal over
+        over += int(batch.dones.sum())
+        progress.phase(f"evaluating, {over} episodes so far")
+
+    return observer
 
 
 def screen(stream: TextIO | None = None) -> Progress:
@@ -89,6 +109,8 @@ class Pace:
 class _Line(Progress):
     """What both screens know: where the run stands, and how that reads."""
 
+    shown = True
+
     def __init__(self, stream: TextIO, every: float, clock: Callable[[], float]) -> None:
         self._stream, self._every, self._clock = stream, every, clock
         self._pace = Pace(clock=clock)
@@ -103,12 +125,21 @@ class _Line(Progress):
 
     def update(self, steps: int, metrics: Mapping[str, float]) -> None:
         self._steps, self._metrics = steps, metrics
+        if self._due():
+            self._pace.add(steps)
+            self._draw()
+
+    def phase(self, text: str) -> None:
+        self._phase = text
+        if text and self._due():
+            self._draw()
+
+    def _due(self) -> bool:
         now = self._clock()
         if now - self._drawn < self._every:
-            return
-        self._pace.add(steps)
+            return False
         self._drawn = now
-        self._draw()
+        return True
 
     def _draw(self) -> None:
         raise NotImplementedError
@@ -141,11 +172,10 @@ class PlainLines(_Line):
         super().__init__(stream, every, clock)
 
     def _draw(self) -> None:
-        share = f" ({100 * self._steps // self._total} %)" if self._total else ""
-        self.message("  ".join([f"{self._steps:,}/{self._total:,} steps{share}", *self._words()]))
-
-    def phase(self, text: str) -> None:
-        self._phase = text
+        reached = (
+            [f"{self._steps:,}/{self._total:,} steps ({100 * self._steps // self._total} %)"] if self._total else []
+        )
+        self.message("  ".join([*reached, *self._words()]))
 
     def message(self, text: str) -> None:
         with _if_read():
@@ -167,10 +197,13 @@ class TerminalLine(_Line):
         self._live: Live | None = None
 
     def start(self, total: int, already: int = 0) -> None:
+        super().start(total, already)
+        self._open()
+
+    def _open(self) -> None:
         from rich.live import Live
 
-        super().start(total, already)
-        self._live = Live(self._table(), console=self._console, auto_refresh=False)
+        self._live = Live(self._table(), console=self._console, auto_refresh=False, transient=not self._total)
         with _if_read():
             self._live.start(refresh=True)
 
@@ -180,8 +213,12 @@ class TerminalLine(_Line):
                 self._live.update(self._table(), refresh=True)
 
     def phase(self, text: str) -> None:
-        self._phase = text
-        self._draw()
+        begins_or_ends = not (self._phase and text)
+        super().phase(text)
+        if text and self._live is None:
+            self._open()
+        elif begins_or_ends:
+            self._draw()
 
     def message(self, text: str) -> None:
         with _if_read():
@@ -205,7 +242,7 @@ class TerminalLine(_Line):
         line = Table.grid(padding=(0, 2), expand=True)
         line.add_column(ratio=1, min_width=8, no_wrap=True)
         line.add_column(no_wrap=True, overflow="ellipsis")
-        words = "  ".join([f"{self._steps:,}/{self._total:,}", *self._words()])
+        words = "  ".join([*([f"{self._steps:,}/{self._total:,}"] if self._total else []), *self._words()])
         line.add_row(ProgressBar(total=max(1, self._total), completed=self._steps), Text(words))
         return line
 

@@ -114,7 +114,7 @@ def _learning(charts: Charts, history: History, evaluations: Sequence[tuple[int,
     chart = charts.learning_curve(training, [(step, item.returns) for step, item in evaluations], unit)
     said = [] if training is None else ["training return: a running mean over episodes with exploration"]
     if evaluations:
-        said.append("evaluation: deterministic actions, the band is mean ± 1.96 standard errors over episodes")
+        said.append("evaluation: without exploration noise, the band is mean ± 1.96 standard errors over episodes")
     return block("Learning curve", f"<figure>{chart}<figcaption>{'; '.join(said)}.</figcaption></figure>")
 
 

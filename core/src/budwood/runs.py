@@ -14,7 +14,7 @@ from budwood.checkpoint import Checkpoints, taking_up
 from budwood.folder import RunFolder, default_output, find_run, going_on, new_folder, prepare_output
 from budwood.planning import Plan, explain, plan
 from budwood.processes import joined
-from budwood.progress import Progress, silent
+from budwood.progress import Progress, counting, silent
 from budwood.training import Result, train
 
 __all__ = ["Plan", "Restored", "Result", "evaluate", "explain", "export", "restored", "resume", "run"]
@@ -206,7 +206,15 @@ def evaluate(
     with restored(reference, overrides=overrides, progress=progress) as found:
         if episodes is None and isinstance(found.trainer, Measured) and (numbers := found.trainer.measure()):
             return numbers, found.checkpoint
-        return found.trainer.evaluate(episodes or EPISODES, seed), found.checkpoint
+        return _played(found.trainer, episodes or EPISODES, seed, progress or silent()), found.checkpoint
+
+
+def _played(trainer: Trainer, episodes: int, seed: int, progress: Progress) -> Evaluation:
+    progress.phase("evaluating")
+    try:
+        return trainer.evaluate(episodes, seed, counting(progress))
+    finally:
+        progress.stop()
 
 
 def export(reference: str, to: Path | None = None, *, progress: Progress | None = None) -> Path:

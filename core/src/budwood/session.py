@@ -31,6 +31,7 @@ from budwood.api import (
 from budwood.checkpoint import taking_up
 from budwood.counting import EnvSteps
 from budwood.outlets import Recorder, Screen
+from budwood.progress import counting
 from budwood.rhythm import Due, Rhythm
 from budwood.stopwatch import Stopwatch
 
@@ -114,6 +115,16 @@ class Session:
     def _unstopped(self) -> bool:
         return self.stopped is None and not self.interrupted and not self.spent
 
+    @property
+    def trained(self) -> bool:
+        """No step is left, whether somebody interrupts or not."""
+        return self.steps >= self.total_steps or self.stopped is not None or self.spent
+
+    @property
+    def cut_short(self) -> bool:
+        """Interrupted before the last step, or before what comes after it was over."""
+        return self.interrupted and not (self.trained and self.ended_at == self.steps)
+
     def log(self, metrics: Mapping[str, float], steps: int | None = None) -> None:
         if self._muted:
             return
@@ -123,8 +134,9 @@ class Session:
 
     def evaluate(self, episodes: int, seed: int, observer: Callable[[StepBatch], None] | None = None) -> Evaluation:
         self._screen.phase("evaluating")
+        here = counting(self._screen)
         with self._watch.timed("evaluation"):
-            evaluation = across.play(self.trainer, self._processes, episodes, seed, observer)
+            evaluation = across.play(self.trainer, self._processes, episodes, seed, observer, here)
         self._screen.phase("")
         self.evaluation_steps += evaluation.env_steps
         return evaluation

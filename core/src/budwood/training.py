@@ -122,7 +122,7 @@ def train(
                 session.finish()
             for note in leaks.grown(held, leaks.held(), trainer.n_envs):
                 session.note(note)
-            status = "interrupted" if session.interrupted else "stopped" if session.stopped else "finished"
+            status = "interrupted" if session.cut_short else "stopped" if session.stopped else "finished"
             paths = _leave(folder, planned, trainer, session, status, seconds(), notes, events)
             stopped_at = session.steps if status == "stopped" else None
             folder.write_status(
@@ -133,7 +133,7 @@ def train(
                 stopped_at=stopped_at,
                 notes=session.notes,
             )
-            events.status("interrupted" if session.interrupted else "finished")
+            events.status("interrupted" if session.cut_short else "finished")
         except BaseException as error:
             _record_failure(folder, events, error, cpu_before + machine.cpu_seconds())
             if isinstance(error, KeyboardInterrupt):
@@ -176,7 +176,7 @@ def _follow(
     with _interruptible(session, progress), processes.watched(folder.folder):
         trainer.fit(session)
         session.finish()
-    return Result(folder.run_id, "interrupted" if session.interrupted else "finished", {}, {}, None, first=False)
+    return Result(folder.run_id, "interrupted" if session.cut_short else "finished", {}, {}, None, first=False)
 
 
 def length(trainer: Trainer, budget: int | None) -> int:
@@ -322,7 +322,8 @@ def _interruptible(session: Session, progress: Progress) -> Iterator[None]:
             raise KeyboardInterrupt
         session.interrupt()
         session.note(f"interrupted by {signal.Signals(number).name}")
-        progress.message("stopping after this update with a checkpoint; once more to stop at once")
+        now = "when the evaluation is over" if session.trained else "after this update"
+        progress.message(f"stopping {now} with a checkpoint; once more to stop at once")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -84,19 +84,20 @@ class Trace:
 class Lines:
     """Progress of a run: a line for every set of weights that was tried."""
 
-    _shown = 0.0
+    shown = False
+    _told = 0.0
 
     def update(self, steps: int, metrics: Mapping[str, float]) -> None:
-        if metrics.get("reward_shaping/env_steps", self._shown) == self._shown:
+        if metrics.get("reward_shaping/env_steps", self._told) == self._told:
             return
-        self._shown = metrics["reward_shaping/env_steps"]
+        self._told = metrics["reward_shaping/env_steps"]
         speed, effort, p = (metrics[f"reward_shaping/{key}"] for key in ("w/speed", "w/effort", "P"))
         click.echo(
             f"  {steps:>7,} training steps  speed {speed:.2f}  effort {effort:.2f}  task done in {p:.0%} of the episodes"
         )
 
     def start(self, total: int, already: int = 0) -> None:
-        self._shown = 0.0
+        self._told = 0.0
 
     def phase(self, text: str) -> None: ...
 
