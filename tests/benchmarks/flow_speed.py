@@ -5,9 +5,10 @@
 
 Sampling: 40 environments, K = 4, H x D = 4 x 3, residual MLP of 512 x 3, learned noise of 64 x 64, with the log-probability
 of every chain; and again with one drawn step of an SDE. The plain loops are written out here, and how far their chains are
-from ours, from the same random numbers, is printed first. Update: log-probability, clipped loss and backward on 2,000
-chunks, for full chains and for a drawn step of each. Pairs are interleaved and their order alternates; times are CPU time
-of one thread.
+from ours, from the same random numbers, is printed first. What a chain costs beyond a Gaussian policy of as many layers is
+split into arithmetic, which the plain loop does as well, and bookkeeping, which it does not. Update: log-probability, clipped
+loss and backward on 2,000 chunks, for full chains and for a drawn step of each. Pairs are interleaved and their order
+alternates; times are CPU time of one thread.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -85,6 +87,20 @@ def plain_sde(field: RectifiedFlow, level: float, o: Tensor) -> tuple[Tensor, Te
     return torch.cat([torch.stack(chain, 1).flatten(1), drawn], 1), score
 
 
+@torch.no_grad()
+def plain_gaussian(net: torch.nn.Module, log_sigma: Tensor, o: Tensor) -> tuple[Tensor, Tensor]:
+    """Actions (B, HD) and log-probabilities (B,) of a Gaussian around one pass of a network of the same widths."""
+    mean, sigma = net(o), log_sigma.exp().expand(len(o), -1)
+    actions = mean + sigma * torch.randn_like(mean)
+    return actions, score_of(actions, mean, sigma, log_sigma)
+
+
+def perceptron() -> torch.nn.Sequential:
+    widths = (OBS, 512, 512, 512)
+    hidden = [layer for pair in pairwise(widths) for layer in (torch.nn.Linear(*pair), torch.nn.ReLU())]
+    return torch.nn.Sequential(*hidden, torch.nn.Linear(512, H * D))
+
+
 def sampled(field: RectifiedFlow, kernel: Kernel, o: Tensor) -> tuple[Tensor, Tensor]:
     """What a policy hands to its trainer: an action and its log-probability."""
     chain = rollout(field, kernel, o)
@@ -147,6 +163,7 @@ def main() -> None:
     noise = NoiseNet(field.feat_dim, H, D, (64, 64), 0.10, 0.24)
     chains, hybrid = NoisyEuler(K, noise), FlowSDE(K, 0.5, hybrid=True)
     o = torch.randn(ENVS, OBS)
+    net, log_sigma = perceptron(), torch.full((H * D,), math.log(0.2))
 
     for title, kernel, plain in (
         ("sampling, learned noise", chains, lambda: plain_noise(field, noise, o)),
@@ -163,6 +180,12 @@ def main() -> None:
         )
         one, other = paired(lambda kernel=kernel: sampled(field, kernel, o), plain, options.pairs, options.repeats)
         report(title, ("ours", "plain loop"), one, other)
+        gaussian, beside = paired(lambda: plain_gaussian(net, log_sigma, o), plain, options.pairs, options.repeats)
+        arithmetic, bookkeeping = np.median(beside - gaussian), np.median(one - other)
+        print(
+            f"{'':34} a Gaussian {1e3 * np.median(gaussian):.2f} ms; a chain costs {1e3 * arithmetic:.2f} ms of arithmetic "
+            f"and {1e3 * bookkeeping:.2f} ms of bookkeeping more"
+        )
 
     with torch.inference_mode():
         x, k, s = torch.randn(ENVS, H, D), torch.zeros(ENVS, dtype=torch.long), torch.zeros(ENVS)
