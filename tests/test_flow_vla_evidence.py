@@ -76,3 +76,9 @@ def test_the_first_clone_and_the_gpu_are_quoted_as_they_are() -> None:
                 told.startswith(line) and f"| {float(row['seconds']):.2f} | {float(row['peak_gib']):.1f} |" in told
                 for told in PAGE.splitlines()
             )
+    again = csv.DictReader((ROOT / "docs" / "methods" / "flow_rl" / "gpu_again.csv").open())
+    seconds, peaks = zip(
+        *((float(row["seconds"]), float(row["peak_gib"])) for row in again if row["what"] == "update minibatch"),
+        strict=True,
+    )
+    assert f"{seconds[0]:.2f} and {seconds[1]:.2f} s an update, {peaks[0]:.1f} and {peaks[1]:.1f} GiB" in PAGE
