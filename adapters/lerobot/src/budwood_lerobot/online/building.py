@@ -11,10 +11,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
-from lerobot.configs import FeatureType
 from lerobot.envs import preprocess_observation
 from lerobot.envs.utils import NEW_ROLLOUT_OPTION, FreezeAfterEpisodeEnd
-from lerobot.utils.constants import OBS_IMAGE
 
 from budwood.api import (
     BindingError,
@@ -31,6 +29,7 @@ from budwood.api.sharing import check_divided
 from budwood_lerobot.config import EnvConfig, PolicyConfig
 from budwood_lerobot.devices import check_precision, check_single_process, device_of
 from budwood_lerobot.environments import numbered, vectors_of
+from budwood_lerobot.features import misfit, unread
 from budwood_lerobot.native import discover, flat, without_arguments
 from budwood_lerobot.online import CRITIC_INPUTS
 from budwood_lerobot.online.config import OnlineConfig
@@ -101,7 +100,13 @@ class _Native:
 
     def __init__(self, section: PolicyConfig, env: EnvConfig, device: str) -> None:
         self._section, self._env, self._device = section, env, device
-        _check_history(section.native(device))
+        saved = section.native(device)
+        _check_history(saved)
+        found = misfit(saved, saved.input_features, saved.output_features, env.native())
+        if found:
+            raise ConfigError(
+                found, where="env", do="Name the environment that the policy is of, or a policy of this one"
+            )
         self.first: Any = self._load()
         config = self.first.config
         self.before, self.after = processors_of(
@@ -145,22 +150,6 @@ class _Native:
         self.before.save_pretrained(target)
         self.after.save_pretrained(target)
         return target
-
-
-def unread(features: Mapping[str, Any], seen: Mapping[str, Any], fills: bool) -> list[str]:
-    """What a policy reads by its ``input_features`` and an observation lacks.
-
-    Cameras may be more than the policy declares, as LeRobot has it, and fewer if it ``fills`` in those that are missing, as
-    pi0 and smolvla do and act does not. One at least is there, and neither side has cameras that the other lacks while the
-    other does too.
-    """
-    images = {key for key, feature in features.items() if feature.type is FeatureType.VISUAL}
-    given = {key for key in seen if key.startswith(OBS_IMAGE)}
-    missing = set(features) - images - set(seen)
-    fits = images <= given or (fills and bool(given) and given <= images)
-    if images and not fits:
-        missing |= images - given
-    return sorted(missing)
 
 
 def _check_history(config: Any) -> None:
