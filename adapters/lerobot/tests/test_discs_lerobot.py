@@ -115,11 +115,19 @@ def test_lerobot_makes_it_and_cuts_it_off() -> None:
     vector.close()
 
 
-def test_demonstrations_hold_what_was_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def loud() -> str:
+    raise AssertionError("LeRobot would log a page of what it misses")
+
+
+def test_demonstrations_hold_what_was_played(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lerobot.datasets import LeRobotDataset
 
     folder = tmp_path / "discs"
-    main([str(folder), "--episodes", "3", "--seed", "4", "--pace", "0.6"])
+    with monkeypatch.context() as patched:
+        patched.setattr("lerobot.datasets.lerobot_dataset.get_safe_default_video_backend", loud)
+        main([str(folder), "--episodes", "3", "--seed", "4", "--pace", "0.6"])
     assert "3 episodes of " in capsys.readouterr().out
     rows = LeRobotDataset("local/discs", root=folder)
     assert (rows.num_episodes, rows.fps) == (3, FPS)

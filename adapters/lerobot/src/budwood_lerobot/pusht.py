@@ -68,6 +68,8 @@ def record(folder: Path, episodes: int, steps: int = 100, seed: int = 0) -> list
     import gymnasium as gym
     from lerobot.datasets import LeRobotDataset
 
+    from budwood_lerobot.native import video_backend
+
     if folder.exists():
         raise ConfigError(f"{folder} exists already", where="FOLDER", do="Name a folder that is not there yet")
     try:
@@ -83,7 +85,13 @@ def record(folder: Path, episodes: int, steps: int = 100, seed: int = 0) -> list
         "action": {"dtype": "float32", "shape": (2,), "names": ["x", "y"]},
     }
     rows = LeRobotDataset.create(
-        repo_id="local/pusht", fps=FPS, features=features, root=folder, robot_type="pusht", use_videos=False
+        repo_id="local/pusht",
+        fps=FPS,
+        features=features,
+        root=folder,
+        robot_type="pusht",
+        use_videos=False,
+        video_backend=video_backend(),
     )
     best = []
     for episode in range(episodes):

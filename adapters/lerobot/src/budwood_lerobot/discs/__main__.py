@@ -32,10 +32,18 @@ def record(folder: Path, episodes: int, seed: int = 0, pace: float = 1.0) -> lis
     from datasets import disable_progress_bars
     from lerobot.datasets import LeRobotDataset
 
+    from budwood_lerobot.native import video_backend
+
     if folder.exists():
         raise ConfigError(f"{folder} exists already", where="FOLDER", do="Name a folder that is not there yet")
     rows = LeRobotDataset.create(
-        repo_id="local/discs", fps=FPS, features=FEATURES, root=folder, robot_type="discs", use_videos=False
+        repo_id="local/discs",
+        fps=FPS,
+        features=FEATURES,
+        root=folder,
+        robot_type="discs",
+        use_videos=False,
+        video_backend=video_backend(),
     )
     disable_progress_bars()  # one for every episode
     env, lengths = Discs(), []
