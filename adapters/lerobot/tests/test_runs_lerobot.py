@@ -63,8 +63,18 @@ def test_every_wrong_key_is_named_with_who_owns_it(config: dict[str, Any]) -> No
     with pytest.raises(ConfigError) as caught:
         runs.run(wrong)
     text = str(caught.value)
-    assert "trainer.policy: NodConfig has no field 'gian' (did you mean 'gain'?) [budwood-lerobot" in text
-    assert "env: NodEnv has no field 'step' (did you mean 'steps'?) [budwood-lerobot" in text
+    assert "trainer.policy.gian: NodConfig has no field 'gian' (did you mean 'gain'?) [budwood-lerobot" in text
+    assert "env.step: NodEnv has no field 'step' (did you mean 'steps'?) [budwood-lerobot" in text
+    given = ["trainer.policy.gian=2.0", "trainer.args.batch=5", "dataset.rot=x"]
+    with pytest.raises(ConfigError) as caught:
+        runs.run(config, given)
+    text = str(caught.value)
+    for key in ("trainer.policy.gian", "trainer.args.batch", "dataset.rot"):
+        assert f"{key} (override): " in text
+    with pytest.raises(
+        ConfigError, match=r"trainer\.policy\.path \(override\): there is no folder policies/nothere; as an id"
+    ):
+        runs.run(config, ["trainer.policy={path: policies/nothere}", "trainer.policy.path=policies/nothere"])
 
 
 def test_a_misspelt_key_is_told_before_lerobot_is_imported(tmp_path: Path) -> None:

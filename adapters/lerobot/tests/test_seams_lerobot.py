@@ -90,7 +90,12 @@ def sections(**changes: Any) -> Sections:
         ({"trainer": {"policy": {**ACT, "chunk_siz": 4}}}, "ACTConfig has no field 'chunk_siz' (did you mean 'chunk_"),
         ({"trainer": {"policy": {"type": "actt"}}}, "LeRobot has no policy 'actt' (did you mean 'act'?)"),
         ({"trainer": {"policy": {}}}, "give a type for a new policy, or a path to a trained one"),
-        ({"trainer": {"policy": {"path": "/nowhere"}}}, "/nowhere holds no policy of LeRobot: "),
+        ({"trainer": {"policy": {"path": "/nowhere"}}}, "there is no folder /nowhere ["),
+        (
+            {"trainer": {"policy": {"path": "policies/nothere"}}},
+            "there is no folder policies/nothere; as an id on the hub it is not in the cache either [",
+        ),
+        ({"trainer": {"policy": {"path": str(PAGES)}}}, "seams holds no policy of LeRobot: config.json not found in"),
         ({"trainer": {"policy": {**ACT, "device": "cpu"}}}, "'device' cannot be set here: the run has one device"),
         ({"trainer": {"policy": {**ACT, "push_to_hub": True}}}, "'push_to_hub' cannot be set here: a run publishes"),
         ({"trainer": {"policy": {**ACT, "chunk_size": 2}}}, "Got 4 for `n_action_steps` and 2 for `chunk_size`."),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from budwood.api import Config, first_pass
+from budwood.api import Config, first_pass, refuse
 
 
 class Native(Config):
@@ -17,6 +19,17 @@ class Native(Config):
     @property
     def fields(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+
+@contextmanager
+def _each_at_its_place() -> Iterator[None]:
+    """What LeRobot has no field for, or cannot find, is told of the key that names it."""
+    from budwood_lerobot.native import MisplacedError
+
+    try:
+        yield
+    except MisplacedError as error:
+        refuse([((key,), sentence) for key, sentence in error.found])
 
 
 class PolicyConfig(Native):
@@ -32,7 +45,8 @@ class PolicyConfig(Native):
         if (self.type is None) == (self.path is None):
             raise ValueError("give a type for a new policy, or a path to a trained one")
         if not first_pass(info):
-            self.native("cpu")
+            with _each_at_its_place():
+                self.native("cpu")
         return self
 
     def native(self, device: str) -> Any:
@@ -56,7 +70,8 @@ class EnvConfig(Native):
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> Self:
         if not first_pass(info):
-            self.native()
+            with _each_at_its_place():
+                self.native()
         return self
 
     def native(self) -> Any:
@@ -76,7 +91,8 @@ class DatasetConfig(Native):
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> Self:
         if not first_pass(info):
-            self.native()
+            with _each_at_its_place():
+                self.native()
         return self
 
     def native(self) -> Any:
@@ -103,5 +119,6 @@ class OfflineConfig(Config):
             return args
         from budwood_lerobot.native import train_config
 
-        train_config(args)
+        with _each_at_its_place():
+            train_config(args)
         return args

@@ -19,6 +19,8 @@ from typing import Any
 import draccus
 from draccus.utils import DecodingError, ParsingError
 from httpx import HTTPError
+from huggingface_hub import is_offline_mode
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from budwood_lerobot.versions import check_versions
 
@@ -58,6 +60,14 @@ DATASET_OWNED: Mapping[str, str] = {
     "streaming": "rows that stream have no order to resume in",
     "repo_type": "buckets only stream, and rows that stream have no order to resume in",
 }
+
+
+class MisplacedError(ValueError):
+    """Keys that do not fit, each with a sentence."""
+
+    def __init__(self, *found: tuple[str, str]) -> None:
+        super().__init__("; ".join(sentence for _, sentence in found))
+        self.found = found
 
 
 @contextmanager
@@ -111,11 +121,22 @@ def policy_config(
     try:
         with without_arguments():
             saved = draccus.encode(PreTrainedConfig.from_pretrained(path, revision=revision), PreTrainedConfig)
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        raise MisplacedError(("path", _nowhere(path, error))) from error
     except (OSError, ValueError, DecodingError, HTTPError) as error:
-        raise ValueError(f"{path} holds no policy of LeRobot: {flat(error)}") from error
+        raise MisplacedError(("path", f"{path} holds no policy of LeRobot: {flat(error)}")) from error
     config = decoded(PreTrainedConfig, values, POLICY_OWNED, {**saved, **ours})
     config.pretrained_path, config.pretrained_revision = Path(path), revision
     return config
+
+
+def _nowhere(path: str, error: Exception) -> str:
+    """Of what is neither a folder nor, as far as can be told from here, an id on the hub."""
+    missing = f"there is no folder {path}"
+    if isinstance(error, HFValidationError):
+        return missing
+    away = "" if is_offline_mode() else ", and the hub cannot be reached"
+    return f"{missing}; as an id on the hub it is not in the cache either{away}"
 
 
 def env_config(kind: str, values: Mapping[str, Any]) -> Any:
@@ -172,7 +193,7 @@ def train_config(args: Mapping[str, Any]) -> Any:
         raise ValueError("use_policy_training_preset: false needs optimizer and scheduler")
     found = problems(TrainPipelineConfig, args, TRAIN_OWNED)
     if found:
-        raise ValueError("; ".join(found))
+        raise MisplacedError(*found)
     rows = {"repo_id": "unnamed", "video_backend": video_backend()}
     return _decode(TrainPipelineConfig, {"dataset": rows, **args})
 
@@ -186,11 +207,11 @@ def decoded(base: Any, values: Mapping[str, Any], owned: Mapping[str, str], give
     if hasattr(base, "get_known_choices"):
         choices = base.get_known_choices()
         if given["type"] not in choices:
-            raise ValueError(f"LeRobot has no {_noun(base)} {unknown(given['type'], sorted(choices))}")
+            raise MisplacedError(("type", f"LeRobot has no {_noun(base)} {unknown(given['type'], sorted(choices))}"))
         cls = choices[given["type"]]
     found = problems(cls, values, owned)
     if found:
-        raise ValueError("; ".join(found))
+        raise MisplacedError(*found)
     return _decode(base, {**given, **values})
 
 
@@ -205,15 +226,15 @@ def _decode(cls: Any, values: dict[str, Any]) -> Any:
         raise ValueError(flat(error)) from error
 
 
-def problems(cls: Any, values: Mapping[str, Any], owned: Mapping[str, str]) -> list[str]:
-    """Every key of ``values`` that ``cls`` has no field for, or that a run owns; one sentence each."""
+def problems(cls: Any, values: Mapping[str, Any], owned: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Every key of ``values`` that ``cls`` has no field for, or that a run owns, and a sentence why."""
     allowed = [item.name for item in dataclasses.fields(cls) if item.init and item.name not in owned]
     found = []
     for key in values:
         if key in owned:
-            found.append(f"{key!r} cannot be set here: {owned[key]}")
+            found.append((key, f"{key!r} cannot be set here: {owned[key]}"))
         elif key not in allowed:
-            found.append(f"{cls.__name__} has no field {unknown(key, allowed)}")
+            found.append((key, f"{cls.__name__} has no field {unknown(key, allowed)}"))
     return found
 
 
