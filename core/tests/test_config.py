@@ -23,11 +23,13 @@ from budwood.yaml_io import dump, inline, read
 class Box(Config):
     kind: Literal["box"]
     size: int = 3
+    label: str = ""
 
 
 class Ball(Config):
     kind: Literal["ball"]
     radius: float
+    label: str = ""
 
 
 class Options(Config):
@@ -393,7 +395,7 @@ def test_resolved_data_is_complete_and_reads_back_as_itself(tmp_path: Path, acti
             "outer_every": 10,
             "noise": 1.0,
             "mode": "slow",
-            "shape": {"kind": "ball", "radius": 2.0},
+            "shape": {"kind": "ball", "radius": 2.0, "label": ""},
             "limit": 0,
             "terms": [],
             "pair": [1, 2],
@@ -417,6 +419,12 @@ WRONG = {
     "plugins: {flow: {outer_evry: 3}}": (
         "plugins.flow.outer_evry (line 3): unknown key (did you mean 'outer_every'?) [budwood-flow 0.3]"
     ),
+    "plugins: {flow: {radius: 3}}": (
+        "plugins.flow.radius (line 3): unknown key (did you mean 'shape.radius'?) [budwood-flow 0.3]"
+    ),
+    "total_timesteps: 3": "total_timesteps (line 3): unknown key (did you mean 'trainer.total_timesteps'?)",
+    "episodes: 3": "episodes (line 3): unknown key (did you mean 'evaluation.episodes'?)",
+    "every: 3": "every (line 3): unknown key (did you mean 'evaluation.every' or 'checkpoint.every'?)",
     "evaluation: {zzz: 1}": "evaluation.zzz (line 3): unknown key (known here: every, episodes, seed)",
     "plugins: {flow: {}, bare_one: {a: 1}}": (
         "plugins.bare_one.a (line 3): unknown key (none is known here) [budwood-bare-one 1.0]"
@@ -433,7 +441,8 @@ WRONG = {
         "plugins.flow.shape.radus (line 3): unknown key (did you mean 'radius'?) [budwood-flow 0.3]"
     ),
     "plugins: {flow: {shape: {kind: ball, size: 1, radius: 2}}}": (
-        "plugins.flow.shape.size (line 3): unknown key (known here: kind, radius) [budwood-flow 0.3]"
+        "plugins.flow.shape.size (line 3): belongs to kind: box, and plugins.flow.shape.kind (line 3) is ball, which takes "
+        "radius, label [budwood-flow 0.3]"
     ),
     "plugins: {flow: {noise: '0.1'}}": (
         "plugins.flow.noise (line 3): expected a number, got the text '0.1' [budwood-flow 0.3]"
@@ -529,6 +538,28 @@ def test_the_place_is_where_the_value_was_last_written(site: Any, tmp_path: Path
     assert [problem.partition(":")[0] for problem in caught.value.problems] == [
         "trainer.kind (line 1)",
         "plugins.no (override)",
+    ]
+
+
+def test_a_choice_that_an_override_changed_leaves_the_files_keys_behind(tmp_path: Path, activation: Activation) -> None:
+    shape = "{kind: box, size: 4, label: x}"
+    path = written(tmp_path, f"{MINIMAL}plugins:\n  bare_one: {{}}\n  flow:\n    shape: {shape}\n")
+    given = ["plugins.flow.shape.kind=ball", "plugins.flow.shape.radius=2"]
+    with pytest.raises(ConfigError) as caught:
+        config.resolve(config.load(path, given), activation)
+    advice = "plugins.flow.shape={kind: ball, radius: 2, label: x}"
+    assert list(caught.value.problems) == [
+        "plugins.flow.shape.size (line 6): belongs to kind: box, and plugins.flow.shape.kind (override) is ball, which takes "
+        f"radius, label; to leave the file's keys behind, give the whole section: '{advice}' [budwood-flow 0.3]"
+    ]
+    assert config.resolve(config.load(path, [advice]), activation).section("flow").shape == Ball(
+        kind="ball", radius=2.0, label="x"
+    )
+    with pytest.raises(ConfigError) as caught:
+        config.resolve(config.load(path, ["plugins.flow.shape.radius=2"]), activation)
+    assert list(caught.value.problems) == [
+        "plugins.flow.shape.radius (override): belongs to kind: ball, and plugins.flow.shape.kind (line 6) is box, which takes "
+        "size, label [budwood-flow 0.3]"
     ]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -53,12 +54,12 @@ def explain(
         found.setdefault(_keys(detail, data), []).append(detail)
     lines = []
     for keys, details in found.items():
-        path = ""
-        for key in keys:
-            path = child(path, key)
+        path = _path(keys)
         owner = next((who for prefix, who in owners.items() if f"{path}.".startswith(f"{prefix}.")), "")
         where = f"{path}{place(path)}: " if path else ""
-        lines.append((place(path), f"{where}{_message(keys, details, model)}{f' [{owner}]' if owner else ''}"))
+        lines.append(
+            (place(path), f"{where}{_message(keys, details, model, data, place)}{f' [{owner}]' if owner else ''}")
+        )
     return [line for _, line in sorted(lines, key=lambda pair: _line_number(pair[0]))]
 
 
@@ -85,25 +86,39 @@ def _keys(detail: ErrorDetails, data: Mapping[str, Any]) -> tuple[str | int, ...
     return tuple(keys)
 
 
-def _message(keys: tuple[str | int, ...], details: Sequence[ErrorDetails], model: type[BaseModel]) -> str:
+def _path(keys: Sequence[str | int]) -> str:
+    path = ""
+    for key in keys:
+        path = child(path, key)
+    return path
+
+
+def _message(
+    keys: tuple[str | int, ...],
+    details: Sequence[ErrorDetails],
+    model: type[BaseModel],
+    data: Mapping[str, Any],
+    place: Callable[[str], str],
+) -> str:
     nouns = [noun for detail in details if (noun := _noun(detail))]
     if len(nouns) == len(details):
         return f"expected {' or '.join(dict.fromkeys(nouns))}, got {_given(details[0]['input'], keys)}"
-    return "; ".join(dict.fromkeys(_one(detail, keys, model) for detail in details))
+    unknown = [detail for detail in details if detail["type"] == "extra_forbidden"]
+    said = [_unknown(detail, keys, model, data, place) for detail in unknown]
+    said += [_one(detail, keys) for detail in details if detail not in unknown]
+    return "; ".join(dict.fromkeys(said))
 
 
 def _noun(detail: ErrorDetails) -> str | None:
     return _NOUNS.get(re.sub(r"_(type|parsing|from_float|parsing_size)$", "", detail["type"]))
 
 
-def _one(detail: ErrorDetails, keys: tuple[str | int, ...], model: type[BaseModel]) -> str:
+def _one(detail: ErrorDetails, keys: tuple[str | int, ...]) -> str:
     context = detail.get("ctx", {})
     given = _given(detail["input"], keys)
     match detail["type"]:
         case "missing" | "union_tag_not_found":
             return "is required"
-        case "extra_forbidden":
-            return _unknown(str(keys[-1]), _known(model, detail["loc"][:-1]))
         case "literal_error" | "enum":
             return f"expected {context['expected']}, got {given}{_meant(detail['input'], context['expected'])}"
         case "union_tag_invalid":
@@ -152,31 +167,94 @@ def _meant(given: Any, expected: str) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _unknown(key: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
+def _unknown(
+    detail: ErrorDetails,
+    keys: tuple[str | int, ...],
+    model: type[BaseModel],
+    data: Mapping[str, Any],
+    place: Callable[[str], str],
+) -> str:
+    """Whose an unknown key is, or which one was meant: first the same word elsewhere, then one that is spelt nearly so."""
+    key, (models, others) = str(keys[-1]), _standing_at(model, detail["loc"][:-1])
+    known = list(dict.fromkeys(name for one in models for name in _fields(one)))
+    if owners := [one for one in others if key in _fields(one)]:
+        return _of_another(key, keys[:-1], models[0], owners, data, place)
+    near = [path for one in models for path in _below(one, key)] or difflib.get_close_matches(key, known, n=1)
     if near:
-        return f"unknown key (did you mean {near[0]!r}?)"
+        return f"unknown key (did you mean {' or '.join(map(repr, dict.fromkeys(near)))}?)"
     return f"unknown key (known here: {', '.join(known)})" if known else "unknown key (none is known here)"
 
 
-def _known(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """The keys that may stand at pydantic's ``location``: those of every model that a union allows there, or of the chosen one,
-    whose tag is part of the location."""
-    models = [model]
+def _of_another(
+    key: str,
+    section: Sequence[str | int],
+    chosen: type[BaseModel],
+    owners: Sequence[type[BaseModel]],
+    data: Mapping[str, Any],
+    place: Callable[[str], str],
+) -> str:
+    """A key that another choice knows. Where an override changed the choice alone, the file's keys of the old one are left
+    behind, so the override that replaces them all is written out."""
+    given: Any = data
+    for step in section:
+        given = given[step]
+    choice = next(
+        name for name in _fields(chosen) if _tags(chosen, name) and not _tags(chosen, name) & _tags(owners[0], name)
+    )
+    tags = " or ".join(str(tag) for one in owners for tag in sorted(_tags(one, choice)))
+    path, rest = _path(section), [name for name in _fields(chosen) if name != choice]
+    said = f"belongs to {choice}: {tags}, and {path}.{choice}{place(f'{path}.{choice}')} is {given[choice]}"
+    said += f", which takes {', '.join(rest)}" if rest else ""
+    if "override" not in place(f"{path}.{choice}") or "override" in place(f"{path}.{key}"):
+        return said
+    kept = redact({name: given[name] for name in (choice, *rest) if name in given})
+    return f"{said}; to leave the file's keys behind, give the whole section: '{path}={inline(kept)}'"
+
+
+def _standing_at(
+    model: type[BaseModel], location: Sequence[str | int]
+) -> tuple[list[type[BaseModel]], list[type[BaseModel]]]:
+    """The models that may stand at pydantic's ``location``: every one that a union allows there, or the chosen one, whose tag
+    is part of the location, and then the others beside it."""
+    models, others = [model], list[type[BaseModel]]()
     for key in location:
         if isinstance(key, int):
             continue
         if len(models) > 1 and (chosen := [one for one in models if key in _tags(one)]):
-            models = chosen
+            models, others = chosen, [one for one in models if one not in chosen]
             continue
-        fields = [inner for owner in models for name, inner in owner.model_fields.items() if key in (name, inner.alias)]
-        models = [inner for field in fields for inner in _models(field.annotation)] or models
-    return list(dict.fromkeys(field.alias or name for owner in models for name, field in owner.model_fields.items()))
+        fields = [fields[key] for owner in models if key in (fields := _fields(owner))]
+        if inner := [found for annotation in fields for found in _models(annotation)]:
+            models, others = inner, []
+    return models, others
 
 
-def _tags(model: type[BaseModel]) -> set[Any]:
-    annotations = (field.annotation for field in model.model_fields.values())
+def _below(model: type[BaseModel], key: str, outer: tuple[type[BaseModel], ...] = ()) -> Iterator[str]:
+    """Dotted paths, from ``model``, of the fields ``key`` in the sections inside it."""
+    for name, annotation in _fields(model).items():
+        for section in _sections(annotation):
+            if section in (*outer, model):
+                continue
+            if key in _fields(section):
+                yield f"{name}.{key}"
+            yield from (f"{name}.{path}" for path in _below(section, key, (*outer, model)))
+
+
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    """The annotation of every field, by the name that a file calls it."""
+    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+
+
+def _tags(model: type[BaseModel], field: str | None = None) -> set[Any]:
+    annotations = [annotation for name, annotation in _fields(model).items() if field in (None, name)]
     return {tag for annotation in annotations if get_origin(annotation) is Literal for tag in get_args(annotation)}
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """Models whose keys stand right there: not those of a list's items, which no dotted path names."""
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return [model for argument in get_args(annotation) for model in _sections(argument)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
