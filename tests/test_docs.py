@@ -103,23 +103,19 @@ def test_readme_script(workshop, monkeypatch):
     assert list(workshop.glob("*.zip"))
 
 
-def test_script_of_a_saved_flow(workshop):
-    """As printed: what it samples are actions in the units of the demonstrations."""
-    normalisation = pytest.importorskip("budwood_flow_rl.normalisation")
-    from budwood_flow_rl.families import RectifiedFlow
-    from budwood_flow_rl.saved import Meta, save_flow
+def test_script_that_drives_a_saved_flow(workshop):
+    """As printed, it earns what ``budwood flow-rl evaluate`` measures from the same seed."""
+    point = pytest.importorskip("budwood_flow_rl.point")
+    from budwood_flow_rl.evaluation import evaluate
+    from budwood_flow_rl.saved import load_flow
 
-    low, high = [-3.0, 0.0, 5.0], [-2.0, 1.0, 9.0]
-    observations, actions = normalisation.MinMax([-1.0] * 11, [1.0] * 11), normalisation.MinMax(low, high)
-    scaling = normalisation.Normalisation(observations, actions)
-    save_flow(workshop / "flow", RectifiedFlow(11, 4, 3, hidden=(16,)), scaling, Meta(4, "Hopper-v5"))
+    point.pretrain(workshop / "flow", point.demonstrations(seed=0), seed=0, steps=20)
     page = blocks(ROOT / "docs" / "methods" / "flow_rl" / "pretraining.md")
     (script,) = (block.text for block in page if block.language == "python" and "sample(" in block.text)
     names: dict[str, object] = {}
     exec(compile(script, "pretraining.md", "exec"), names)
-    chunk = names["chunk"]
-    assert chunk.shape == (1, 4, 3)
-    assert ((actions.low <= chunk) & (chunk <= actions.high)).all()
+    measured = evaluate(load_flow(workshop / "flow"), episodes=1, seed=0).returns
+    assert measured.tolist() == [pytest.approx(names["earned"], rel=1e-5, abs=0)]
 
 
 def test_setting_up_is_told_in_one_way():
