@@ -176,7 +176,7 @@ def test_a_flow_is_refused_in_an_environment_of_other_shapes(tmp_path: Path, cli
     assert cli("pretrain", demos, "--out", flow, "--steps", 2, *SMALL)[0] == 0
     code, _, said = cli("evaluate", flow, "--env", "MountainCarContinuous-v0")
     assert code == 5
-    assert "obs_dim is 3 there and 2 here" in said
+    assert f"{flow} was made for 3 observations, and not for 2 observations" in said
 
 
 def test_a_zip_without_trust_names_the_reason(tmp_path: Path, cli: Cli) -> None:

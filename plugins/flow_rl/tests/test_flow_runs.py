@@ -237,13 +237,24 @@ def test_flows_that_do_not_fit_are_refused_before_anything_is_trained_and_by_exp
         return {"init": str(tmp_path / name)}
 
     for kind, made, *parts in [
-        (CheckpointError, changed({"chunk": {"horizon": 8}}), "plugins.flow_rl.init", "horizon is 4 there and 8 here"),
-        (CheckpointError, changed(id="Pendulum-v1"), "env_id is budwood_flow_rl.point:TwoModes there"),
+        (
+            CheckpointError,
+            changed({"chunk": {"horizon": 8}}),
+            f"plugins.flow_rl.chunk.horizon: {flow} was made for horizon 4, and not for horizon 8",
+            "Leave the key out, or pre-train a flow with --horizon 8",
+        ),
+        (
+            CheckpointError,
+            changed(id="MountainCarContinuous-v0"),
+            f"plugins.flow_rl.init: {flow} was made for budwood_flow_rl.point:TwoModes, 3 observations, 2 actions, and not for "
+            "MountainCarContinuous-v0, 2 observations, 1 action",
+            "Record and clone a policy of MountainCarContinuous-v0",
+        ),
         (ConfigError, changed({"chunk": {"execute": 5}}), "5 actions cannot be executed of the 4"),
         (ConfigError, changed(normalize={"obs": True}), "env.normalize.obs", "scaled already"),
         (CheckpointError, changed({"init": str(tmp_path / "nowhere")}), "nowhere", "budwood flow-rl pretrain"),
-        (CheckpointError, changed(anywhere("d", action_dim=3)), "action_dim is 3 there and 2 here"),
-        (CheckpointError, changed(anywhere("o", obs_dim=5)), "obs_dim is 5 there and 3 here"),
+        (CheckpointError, changed(anywhere("d", action_dim=3)), "made for 3 actions, and not for 2 actions"),
+        (CheckpointError, changed(anywhere("o", obs_dim=5)), "made for 5 observations, and not for 3 observations"),
     ]:
         refused(kind, made, *parts)
         with pytest.raises(kind) as raised:

@@ -43,6 +43,7 @@ def of_run(reference: str, checkpoint: int | None = None) -> SavedFlow:
             policy.field.eval(),
             Normalisation(policy.scale or MinMax(-one, one), actions),
             Meta(policy.executed[0], run.config["env"]["id"], run.config["env"]["args"], source),
+            f"the flow of {run.run_id}",
         )
 
 

@@ -63,7 +63,7 @@ class FlowRL:
 
     @hookimpl
     def preflight(self, run: Run) -> None:
-        self._started(run).check((run.config.get("env") or {}).get("args") or {})
+        self._started(run).check()
 
     @hookimpl(wrapper=True)
     def build_trainer(self, run: Run, contributions: Contributions) -> Generator[None, Trainer, Trainer]:

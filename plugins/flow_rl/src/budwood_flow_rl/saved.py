@@ -5,6 +5,7 @@ Saved weights are those that are to act: after pre-training the moving average, 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -37,37 +38,44 @@ class Meta:
 
 @dataclass(frozen=True)
 class SavedFlow:
-    """``field`` maps scaled observations to scaled actions; ``normalisation`` scales."""
+    """``field`` maps scaled observations to scaled actions; ``normalisation`` scales; ``origin`` is what to call it."""
 
     field: Any
     normalisation: Normalisation
     meta: Meta
+    origin: str = "the saved flow"
 
-    def require(self, where: str, **wanted: Any) -> None:
+    def require(self, where: str, *, do: str = "", **wanted: Any) -> None:
         """Refuse a flow that is not what is ``wanted``: family, horizon, chunk, obs_dim, action_dim, env_id; a wanted
-        None is anything. ``where`` names the place that wants it.
+        None is anything. ``where`` names the place that wants it, ``do`` the next step to take.
 
         :raises CheckpointError: one paragraph that names every difference.
         """
         have = {
+            "env_id": self.meta.env_id,
+            "obs_dim": len(self.normalisation.observations.low),
+            "action_dim": self.field.action_dim,
             "family": self.field.name,
             "horizon": self.field.horizon,
             "chunk": self.meta.chunk,
-            "obs_dim": len(self.normalisation.observations.low),
-            "action_dim": self.field.action_dim,
-            "env_id": self.meta.env_id,
         }
-        different = [
-            f"{name} is {have[name]} there and {value} here"
-            for name, value in wanted.items()
-            if value is not None and have[name] != value
-        ]
+        different = [name for name in have if wanted.get(name) not in (None, have[name])]
         if different:
+            there, here = (", ".join(_said(name, of[name]) for name in different) for of in (have, wanted))
             raise CheckpointError(
-                f"the saved flow is another one: {', '.join(different)}",
+                f"{self.origin} was made for {there}, and not for {here}",
                 where=where,
-                do="Name the folder of a flow that was pre-trained for this, or change the setting",
+                do=do or "Name the folder of a flow that was pre-trained for this, or change the setting",
             )
+
+
+def _said(name: str, value: Any) -> str:
+    match name:
+        case "env_id":
+            return f"{value}"
+        case "obs_dim" | "action_dim":
+            return f"{value} {'observation' if name == 'obs_dim' else 'action'}{'' if value == 1 else 's'}"
+    return f"{name} {value}"
 
 
 def save_flow(folder: Path, field: Any, normalisation: Normalisation, meta: Meta) -> None:
@@ -120,7 +128,7 @@ def load_flow(folder: Path) -> SavedFlow:
         reason = " ".join(str(error).split())
         raise _refused(folder, f"its weights do not fit the family {facts['family']}: {reason}") from error
     meta = Meta(facts["chunk"], facts["env_id"], facts["env_args"], facts["source"])
-    return SavedFlow(field.eval(), Normalisation.from_json(facts["normalisation"]), meta)
+    return SavedFlow(field.eval(), Normalisation.from_json(facts["normalisation"]), meta, str(folder))
 
 
 def _digest(facts: Mapping[str, Any]) -> str:
@@ -128,8 +136,12 @@ def _digest(facts: Mapping[str, Any]) -> str:
 
 
 def _refused(folder: Path, what: str) -> CheckpointError:
+    there = [] if folder.exists() else [path.parent.name for path in folder.parent.glob(f"*/{FACTS}")]
+    near = difflib.get_close_matches(folder.name, there, n=1)
     return CheckpointError(
         f"the saved flow cannot be used: {what}",
         where=str(folder),
-        do="Pre-train it with: budwood flow-rl pretrain; one that was interrupted goes on with --resume",
+        do=f"Did you mean {folder.parent / near[0]}?"
+        if near
+        else "Pre-train it with: budwood flow-rl pretrain; one that was interrupted goes on with --resume",
     )

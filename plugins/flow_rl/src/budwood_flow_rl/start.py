@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -52,6 +52,7 @@ class FlowStart:
     obs_normalised: bool
     progress: float = 0.0
     """Of the run, in [0, 1]: a policy that is made anew in its middle begins with the noise range of then."""
+    env_args: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Run) -> FlowStart:
@@ -72,8 +73,9 @@ class FlowStart:
                 where="trainer.args.clip_range",
                 do="Leave it out, and set plugins.flow_rl.clip: {low: ..., high: ...}; clip_range_vf may stay",
             )
-        normalize = (run.config.get("env") or {}).get("normalize") or {}
-        return cls(run.section, run.env_id, bool(normalize.get("obs", False)))
+        env = run.config.get("env") or {}
+        normalised = bool((env.get("normalize") or {}).get("obs", False))
+        return cls(run.section, run.env_id, normalised, env_args=env.get("args") or {})
 
     @cached_property
     def saved(self) -> SavedFlow | None:
@@ -88,8 +90,19 @@ class FlowStart:
                 "the start of another run by init_from: RUN, and budwood resume goes on",
             )
         saved = load_flow(folder)
-        env_id = self.env_id if saved.meta.env_id is not None else None
-        saved.require(INIT, horizon=self.config.chunk.horizon, env_id=env_id)
+        horizon = self.config.chunk.horizon
+        saved.require(
+            "plugins.flow_rl.chunk.horizon",
+            do=f"Leave the key out, or pre-train a flow with --horizon {horizon}",
+            horizon=horizon,
+        )
+        if None not in (there := saved.meta.env_id, self.env_id) and there != self.env_id:
+            saved.require(
+                INIT,
+                do=f"Record and clone a policy of {self.env_id}: budwood flow-rl record, budwood flow-rl pretrain",
+                env_id=self.env_id,
+                **self._sizes(),
+            )
         self._check_kernel(saved.field)
         if self.obs_normalised:
             raise ConfigError(
@@ -100,6 +113,14 @@ class FlowStart:
         if saved.field.name in FAMILIES:
             check_convention(saved.field, _observations(saved), generator=torch.Generator().manual_seed(0), where=INIT)
         return saved
+
+    def _sizes(self) -> dict[str, int]:
+        """O and D of the run's environment, to tell a flow of another one apart; nothing where none can be made."""
+        with suppress(BudwoodError):
+            env = environments.factory(str(self.env_id), self.env_args)()
+            env.close()
+            return {"obs_dim": env.observation_space.shape[0], "action_dim": env.action_space.shape[0]}  # type: ignore[index]
+        return {}
 
     def _check_kernel(self, field: Any) -> None:
         diffusion, ddpm = isinstance(field, Diffusion), isinstance(self.config.kernel, DDPMConfig)
@@ -138,7 +159,7 @@ class FlowStart:
         actions = self.saved.normalisation.actions
         return actions.centre.numpy(), actions.radius.numpy()
 
-    def check(self, env_args: Mapping[str, Any]) -> None:
+    def check(self) -> None:
         """What a run would stop at, found without one: the saved flow is read, and one environment is made and closed.
 
         :raises BudwoodError: the flow cannot be used, or its family, H, C, D or observations do not fit.
@@ -146,7 +167,7 @@ class FlowStart:
         _ = self.shape
         if self.env_id is None:
             return
-        env = self.wrap_env(environments.factory(self.env_id, env_args)())
+        env = self.wrap_env(environments.factory(self.env_id, self.env_args)())
         if self.saved is not None:
             self.saved.require(INIT, obs_dim=env.observation_space.shape[0])  # type: ignore[index]
         env.close()
