@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,7 +20,7 @@ import pytest
 from stable_baselines3 import PPO
 
 from budwood.cli import main
-from budwood_flow_rl import point, recording
+from budwood_flow_rl import commands, point, recording
 from budwood_flow_rl.demonstrations import concatenated, load, save
 from budwood_flow_rl.saved import load_flow
 
@@ -185,7 +187,42 @@ def test_a_zip_without_trust_names_the_reason(tmp_path: Path, cli: Cli) -> None:
     code, _, said = cli(*words)
     assert code == 2
     assert "loading a pickle runs whatever code its author put there" in said
-    assert cli(*words[:2], "--trust", "--out", tmp_path / "x")[0] == 2, "nor does it tell its environment"
+    typed = f"Type budwood flow-rl record {words[1]} --out {tmp_path / 'x'} --trust --algo ppo --env Pendulum-v1 ("
+    assert typed in said
+
+
+def test_a_zip_alone_is_told_all_that_it_lacks_with_the_command_to_type(tmp_path: Path, cli: Cli) -> None:
+    zipped, out = tmp_path / "model.zip", tmp_path / "d e.safetensors"
+    PPO("MlpPolicy", "Pendulum-v1", n_steps=8, batch_size=8, seed=0, device="cpu").save(zipped)
+    code, _, said = cli(
+        "record", zipped, "--out", out, "--transitions", 16, "--env-args", '{"g": 9.0}', "--deterministic"
+    )
+    assert code == 2
+    for reason in (
+        "contains pickles",
+        "does not tell its algorithm",
+        "does not tell its environment",
+        "ALGO is one of",
+    ):
+        assert reason in said
+    typed = re.search(r"Type budwood flow-rl (.*?) \(if you made it", said)
+    assert typed is not None
+    words = typed[1].replace("ALGO", "ppo").replace("ENV", "Pendulum-v1")
+    code, _, said = cli(*shlex.split(words))
+    assert code == 0, said
+    recorded = load(out)
+    assert (len(recorded), recorded.env_args, recorded.about["deterministic"]) == (16, {"g": 9.0}, True)
+    said = cli("record", zipped, "--out", out, "--trust", "--algo", "pppo", "--env", "Pendulum-v1")[2]
+    assert "there is no algorithm 'pppo'. Type" in said
+    assert "pickle" not in said
+
+
+def test_the_help_shows_every_summary_whole(cli: Cli, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    main(["flow-rl", "--help"])
+    listed = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    assert len(listed) == len(list(Path(commands.__path__[0]).glob("[a-z]*.py")))
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed), listed
 
 
 def test_help_imports_neither_torch_nor_a_trainer() -> None:
@@ -197,7 +234,7 @@ def test_help_imports_neither_torch_nor_a_trainer() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert "Record episodes of POLICY" in done.stdout
+    assert "POLICY is a run of budwood" in done.stdout
 
 
 def test_point_tells_what_its_clone_earns_and_what_comes_next(tmp_path: Path, cli: Cli, monkeypatch) -> None:

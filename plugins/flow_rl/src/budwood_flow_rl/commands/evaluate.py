@@ -34,10 +34,10 @@ def command(
     env_id: str | None,
     env_args: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Play episodes of the flow in FOLDER, or of a run of flow_rl, without noise: its ordinary differential equation in K
-    steps.
+    """Play a saved flow, or that of a run, without noise.
 
-    Samples start from random x_0 all the same. RUN is a folder, an id, or `last`.
+    What is played is the flow's ordinary differential equation in K steps; samples start from random x_0 all the same.
+    FOLDER holds a saved flow; RUN is a run of flow_rl: its folder, its id, or `last`.
 
     \b
       budwood flow-rl evaluate flow --episodes 20

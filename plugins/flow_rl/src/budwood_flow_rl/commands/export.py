@@ -15,9 +15,10 @@ from budwood_flow_rl.commands import _options as shared
 @click.option("--out", type=shared.FOLDER, required=True, help="Folder of the flow policy.")
 @click.option("--at", "checkpoint", type=shared.Count(), help="The checkpoint of this step; default: the newest.")
 def command(run: str, out: Path, checkpoint: int | None) -> dict[str, Any]:
-    """Write the flow of RUN, a run of flow_rl, as evaluate and the init of another run take it.
+    """Write a run's fine-tuned flow as a saved flow.
 
-    The noise network and the critic stay behind: a flow acts without them. RUN is a folder, an id, or `last`.
+    It is what evaluate and the init of another run take. The noise network and the critic stay behind: a flow acts without
+    them. RUN is a run of flow_rl: its folder, its id, or `last`.
 
     \b
       budwood flow-rl export last --out flows/better

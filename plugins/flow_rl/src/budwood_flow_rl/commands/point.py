@@ -16,9 +16,10 @@ EPISODES = 100
 @click.option("--out", type=shared.FOLDER, required=True, help="Folder of the flow policy.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def command(out: Path, seed: int) -> dict[str, Any]:
-    """Clone scripted walks of a point to both of two modes, of which one is rewarded. Takes ten seconds.
+    """Make the flow of the two-mode point task, in ten seconds.
 
-    Ends with what the clone earns and the command that improves it.
+    It is a clone of scripted walks to both modes, of which one is rewarded. Ends with what the clone earns and the command
+    that improves it.
 
     \b
       budwood flow-rl point --out flows/point

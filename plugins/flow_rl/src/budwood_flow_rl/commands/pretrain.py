@@ -46,10 +46,10 @@ def widths(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[int
     "--resume", is_flag=True, help="Go on with what was interrupted in --out, to the same weights bit for bit."
 )
 def command(demos: Path, out: Path, resume: bool, **settings: Any) -> dict[str, Any]:
-    """Fit a flow policy to DEMOS, a file of `budwood flow-rl record`, by behaviour cloning.
+    """Clone recorded demonstrations into a flow policy.
 
-    OUT gets the moving average of the weights, losses as JSON lines, and the state to resume from. Ctrl-C keeps the
-    average so far.
+    DEMOS is a file of `budwood flow-rl record`. OUT gets the moving average of the weights, losses as JSON lines, and the
+    state to resume from. Ctrl-C keeps the average so far.
 
     \b
       budwood flow-rl pretrain hopper.safetensors --out flow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,10 +70,11 @@ def command(
     root: Path | None,
     keys: tuple[str, ...],
 ) -> dict[str, Any]:
-    """Record episodes of POLICY, a run of budwood (folder, id or `last`) or a model.zip of Stable-Baselines3.
+    """Record demonstrations of a trained policy or a dataset.
 
-    Observations are raw, actions as they were executed, rewards the environment's own. OUT is written whole at the end: a
-    recording that is interrupted leaves nothing, and the same command starts anew.
+    POLICY is a run of budwood (folder, id or `last`) or a model.zip of Stable-Baselines3. Observations are raw, actions as
+    they were executed, rewards the environment's own. OUT is written whole at the end: a recording that is interrupted
+    leaves nothing, and the same command starts anew.
 
     \b
       budwood flow-rl record last --transitions 60_000 --out hopper.safetensors
@@ -156,16 +159,54 @@ def _zip(
 
     if not path.is_file():
         raise click.UsageError(f"there is no file {path}")
-    if algo is None or algo not in recording.ALGORITHMS or env_id is None:
-        raise click.UsageError(
-            f"A model.zip tells neither its algorithm nor its environment: give --algo ({', '.join(recording.ALGORITHMS)}) "
-            "and --env."
-        )
+    _check_zip(path, algo, env_id, trust)
+    assert algo is not None
+    assert env_id is not None
     beside = path.with_name("vecnormalize.pkl")
     if vecnormalize is None and beside.is_file():
         vecnormalize = beside
         click.echo(f"observation statistics from {beside}")
     return recording.of_zip(path, algo, env_id, env_args or {}, vecnormalize, trust=trust)
+
+
+def _check_zip(path: Path, algo: str | None, env_id: str | None, trust: bool) -> None:
+    """:raises ConfigError: all that is lacking at once, with the command to type."""
+    from budwood.api import ConfigError
+    from budwood_flow_rl.recording import ALGORITHMS
+
+    lacking: dict[str, str] = {}
+    reasons, notes = [], []
+    if not trust:
+        lacking["trust"] = ""
+        reasons.append("it contains pickles, and loading a pickle runs whatever code its author put there")
+        notes.append("if you made it or trust who did; a run of budwood needs no trust: name its folder")
+    if algo not in ALGORITHMS:
+        lacking["algo"] = "ALGO"
+        reasons.append("it does not tell its algorithm" if algo is None else f"there is no algorithm {algo!r}")
+        notes.append(f"ALGO is one of {', '.join(ALGORITHMS)}")
+    if env_id is None:
+        lacking["env_id"] = "ENV"
+        reasons.append("it does not tell its environment")
+    if lacking:
+        told = f" ({'; '.join(notes)})" if notes else ""
+        raise ConfigError("; ".join(reasons), where=str(path), do=f"Type {_typed(**lacking)}{told}")
+
+
+def _typed(**also: str) -> str:
+    """The command as it was typed, and ``also``: values by the name of their parameter."""
+    context = click.get_current_context()
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    } | also
+    words = [str(given["policy"])]
+    for option in context.command.params:
+        if option.name in given and isinstance(option, click.Option):
+            value = given[option.name]
+            text = [json.dumps(value) if isinstance(value, dict) else str(value)]
+            words += [option.opts[0], *([] if option.is_flag else text)]
+    return f"{context.command_path} {shlex.join(words)}"
 
 
 def _told(out: Path, demonstrations: Demonstrations) -> dict[str, Any]:
