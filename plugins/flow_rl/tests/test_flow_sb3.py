@@ -16,6 +16,7 @@ from stable_baselines3.common.distributions import DiagGaussianDistribution
 from torch.distributions import Normal
 
 from budwood.planning import explain
+from budwood_flow_rl import regularisers
 from budwood_flow_rl.config import ScheduleConfig
 from budwood_flow_rl.kernels import NoisyEuler
 
@@ -151,6 +152,23 @@ def test_one_step_is_updated_as_stable_baselines3_updates_a_gaussian_policy():
     apart = max(float((after[name] - tensor).abs().max()) for name, tensor in theirs_policy.state_dict().items())
     assert moved > 1e-3
     assert apart < 1e-6, f"{apart:.1e} after updates that moved parameters by {moved:.1e}"
+
+
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_epochs_stop_by_the_joint_divergence_whatever_the_ratio_is_divided_by(horizon):
+    """Every epoch is one minibatch, so after the update the policy is the one that was found too far."""
+    target, args = 0.01, {"batch_size": 32, "n_epochs": 20, "learning_rate": 1e-3}
+    model = collected(model_of({**args, "target_kl": target}, chunk={"horizon": horizon}, reduction="mean_n"))
+    rows = deepcopy(model.rollout_buffer)
+    model.train()
+    (batch,) = rows.get(32)
+    with torch.no_grad():
+        log_ratio = model.policy.evaluate_actions(batch.observations, batch.actions)[1] - batch.old_log_prob
+    n = model.policy.network.divisor
+    joint, divided = (float((r.expm1() - r).mean()) for r in (log_ratio, log_ratio / n))
+    assert n == (4 + 1) * horizon * 2
+    assert 1 < model._n_updates < 20
+    assert divided < 0.1 * target < 1.5 * target < joint
 
 
 # ---- T3: recomputed probabilities are the stored ones -----------------------------------------------------------------
@@ -338,14 +356,41 @@ def test_evaluation_is_free_of_noise_and_begins_where_it_is_told(x0):
     assert not torch.equal(torch.as_tensor(model.predict(obs)[0]), torch.as_tensor(model.predict(obs)[0]))
 
 
-def test_reference_behaviour_is_there_to_be_compared_with():
-    clamped = collected(
-        model_of(parity={"clamp_action": True, "clamp_log_prob": True, "zero_x0": True}, regularisers={"w2": 1.0})
-    )
-    last = clamped.policy.network.chunk(torch.as_tensor(clamped.rollout_buffer.actions).flatten(0, 1))
-    assert float(last.abs().max()) <= 1.0
-    clamped.train()
-    free = collected(model_of())
-    assert (
-        float(free.policy.network.chunk(torch.as_tensor(free.rollout_buffer.actions).flatten(0, 1)).abs().max()) > 1.0
-    )
+# ---- what the reference does -------------------------------------------------------------------------------------------
+
+
+def furthest_action(**section):
+    model = collected(model_of(**section))
+    actions = torch.as_tensor(model.rollout_buffer.actions).flatten(0, 1)
+    return float(model.policy.network.chunk(actions).abs().max())
+
+
+def test_actions_are_clamped_where_the_section_says_so():
+    assert furthest_action(parity={"clamp_action": True}) <= 1.0
+    assert furthest_action() > 1.0
+
+
+@pytest.mark.parametrize("clamp", [True, False])
+def test_clamped_log_probabilities_that_are_all_above_1_leave_the_actor_without_a_gradient(clamp):
+    narrow = {"kernel": {"name": "noisy_euler", "sigma": [0.01, 0.02]}, "reduction": "sum"}
+    model = collected(model_of(parity={"clamp_log_prob": clamp}, **narrow))
+    assert model.rollout_buffer.log_probs.min() > 1
+    before = deepcopy(model.policy.network.field.state_dict())
+    model.train()
+    after = model.policy.network.field.state_dict()
+    assert all(tensor.equal(before[name]) for name, tensor in after.items()) == clamp
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_w2_compares_chains_from_zeros_where_the_section_says_so_else_from_noise(zero, monkeypatch):
+    model, seen = collected(model_of(parity={"zero_x0": zero}, regularisers={"w2": 1.0})), []
+    w2 = regularisers.w2
+
+    def spy(field, frozen, o, x0, kernel):
+        seen.append(x0)
+        return w2(field, frozen, o, x0, kernel)
+
+    monkeypatch.setattr(regularisers, "w2", spy)
+    model.train()
+    assert seen
+    assert all(bool((x0 == 0).all()) == zero for x0 in seen)
