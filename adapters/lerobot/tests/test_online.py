@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +379,23 @@ def test_a_policy_of_lerobot_is_wrapped_trained_and_exported(tmp_path: Path) -> 
     again.fit(Events())
     again.reset_policy(9)
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in again.native.state_dict().items())
+
+
+def test_arguments_of_the_command_line_never_reach_lerobot_here_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the first policy is made, and when another is made anew like it."""
+    from lerobot import policies
+
+    given, seen, make = ["budwood", "--policy.path=/nowhere", "run.yaml"], [], policies.make_policy
+
+    def making(**given: Any) -> Any:
+        seen.append(list(sys.argv))
+        return make(**given)
+
+    monkeypatch.setattr(sys, "argv", given)
+    monkeypatch.setattr(policies, "make_policy", making)
+    built(Brings(Wraps()), policy=ACT).reset_policy(1)
+    assert seen == [["budwood"], ["budwood"]]
+    assert sys.argv is given
 
 
 def test_a_saved_step_that_is_no_step_is_not_run(tmp_path: Path) -> None:

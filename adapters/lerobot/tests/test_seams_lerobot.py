@@ -222,6 +222,25 @@ def test_arguments_of_the_command_line_never_reach_lerobot(trainer: Any, monkeyp
     assert sys.argv is given
 
 
+def test_nor_when_it_reads_a_policy_that_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The LeRobot that is installed would not look; what it could see is asked."""
+    from lerobot.configs.policies import PreTrainedConfig
+
+    nod_policy().config.save_pretrained(tmp_path)
+    given, seen, read = ["budwood", "--policy.type=pi0", "run.yaml"], [], PreTrainedConfig.from_pretrained
+
+    def reading(*args: Any, **kwargs: Any) -> Any:
+        seen.append(list(sys.argv))
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(sys, "argv", given)
+    monkeypatch.setattr(PreTrainedConfig, "from_pretrained", reading)
+    assert config(policy={"path": str(tmp_path)}).policy.native("cpu").type == "nod"
+    assert seen
+    assert all(arguments == ["budwood"] for arguments in seen)
+    assert sys.argv is given
+
+
 def test_several_processes_and_devices_that_are_not_there(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="several processes do not work yet"):
