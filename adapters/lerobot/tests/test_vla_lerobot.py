@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from robots import numbers, parameters, same
-from test_checkpoints_lerobot import actions
+from test_checkpoints_lerobot import actions, observation
 from test_parity_lerobot import bare, trained
 
 from budwood_lerobot.testing import tiny_pi, tiny_smolvlm
@@ -60,7 +60,16 @@ def test_a_run_is_lerobots_own_loop_and_leaves_what_acts_the_same(
     config.pretrained_path = path
     loaded = make_policy(config, ds_meta=LeRobotDatasetMetadata("local/middle", root=dataset))
     assert same(parameters(loaded), parameters(made.native))
+    processors = make_pre_post_processors(config, pretrained_path=str(path))
+    seen, own_seen = (processor(observation()) for processor in (processors[0], made.blocks.preprocessor))
+    assert seen.keys() == own_seen.keys()
+    tensors = [name for name, value in own_seen.items() if isinstance(value, torch.Tensor)]
+    assert {"observation.language.tokens", "observation.state"} <= set(tensors)
+    assert all(torch.equal(seen[name], own_seen[name]) for name in tensors)
+    normalised = torch.tensor([[0.5, -0.5]])
+    scaled, own_scaled = (processor(normalised) for processor in (processors[1], made.blocks.postprocessor))
+    assert torch.equal(scaled, own_scaled)
+    assert not torch.equal(scaled, normalised)
     if policy["type"] != "pi0_fast":  # LeRobot refuses to decode what random weights write
-        processors = make_pre_post_processors(config, pretrained_path=str(path))
         acted = actions(made.native, made.blocks.preprocessor, made.blocks.postprocessor)
         assert torch.equal(actions(loaded, *processors), acted)
