@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from base64 import b64encode
@@ -30,6 +31,7 @@ from budwood_flow_rl.noise import const_schedule_itr
 from budwood_flow_rl.normalisation import MinMax, Normalisation
 from budwood_flow_rl.report import sections
 from budwood_flow_rl.saved import Meta, load_flow, save_flow
+from budwood_flow_rl.shortcut import Shortcut
 from budwood_flow_rl.start import FlowStart
 
 torch.set_num_threads(1)
@@ -106,8 +108,9 @@ def test_a_flow_of_two_modes_learns_which_one_is_rewarded(flow, tmp_path, kernel
     assert all(seconds > 0 for seconds in spent.values())
     assert sum(spent.values()) < 60
     page = Path(result.paths["report"]).read_text()
-    for text in ("Flow policy", "Return with noise and without", "Noise of each step", "Joint KL", "CPU time"):
-        assert text in page
+    figures = ("Return with noise and without", "Noise of each step", "Joint KL", "Clipping", "Critic", "CPU time")
+    for text in ("Flow policy", *figures, "ratios clipped", "executed actions beyond bounds"):
+        assert text in page, text
     assert result.metrics["flow_rl/return_without_noise"] > result.metrics["flow_rl/return_with_noise"] > 0.8
 
 
@@ -412,10 +415,37 @@ def test_the_clip_of_ppo_is_refused_and_that_of_its_critic_is_not(flow, tmp_path
 
 
 def test_a_checkpoint_of_another_flow_is_refused(flow, tmp_path):
-    first = run(config(flow, tmp_path, total=512, every=None))
-    with pytest.raises((CheckpointError, ConfigError)) as raised:
-        resume(first.paths["folder"], ["trainer.total_timesteps=1_024", "plugins.flow_rl.steps=2"])
-    assert "\n" not in str(raised.value)
+    made = config(flow, tmp_path, total=512, every=None)
+    made["plugins"]["flow_rl"] |= {"init": None, "family": {"hidden": [16, 16, 16]}}
+    folder = run(made).paths["folder"]
+    for key, value in {"steps": 2, "family.name": "shortcut"}.items():
+        with pytest.raises(CheckpointError) as raised:
+            resume(folder, ["trainer.total_timesteps=1_024", f"plugins.flow_rl.{key}={value}"])
+        said = str(raised.value)
+        assert f"this checkpoint comes from another configuration: plugins.flow_rl.{key} changed. Undo" in said
+        assert "\n" not in said
+
+
+def test_a_checkpoint_of_another_family_is_refused_where_the_saved_flow_was_written_anew(flow, tmp_path):
+    saved = load_flow(flow)
+    sizes = saved.field.arguments()
+    fields = [
+        kind(sizes["obs_dim"], sizes["horizon"], sizes["action_dim"], [16, 16, 16])
+        for kind in (RectifiedFlow, Shortcut)
+    ]
+    init = tmp_path / "flow"
+    save_flow(init, fields[0], saved.normalisation, saved.meta)
+    folder = run(config(init, tmp_path / "runs", total=512, every=None)).paths["folder"]
+    shutil.rmtree(init)
+    save_flow(init, fields[1], saved.normalisation, saved.meta)
+    with pytest.raises(CheckpointError) as raised:
+        resume(folder, ["trainer.total_timesteps=1_024"])
+    said = str(raised.value)
+    assert "the checkpoint's networks do not fit the model: " in said
+    assert "size mismatch for network.field.time.first.weight" in said, (
+        "a shortcut model is told the size of its step too"
+    )
+    assert "\n" not in said
 
 
 # ---- beside another plugin ---------------------------------------------------------------------------------------------
