@@ -12,7 +12,7 @@ import pytest
 from robots import NOD
 from safetensors.torch import load_file
 
-from budwood import runs
+from budwood import runs, tracking
 from budwood.api import ConfigError
 
 NODDING = {"type": "nodding", "discover_packages_path": "nodding"}
@@ -56,6 +56,22 @@ def test_a_run_is_resumed_evaluated_exported_and_built_upon(config: dict[str, An
     assert any(note.startswith("policy taken from ") for note in warm.notes)
     again = runs.run({**config, "trainer": {**config["trainer"], "policy": {**NOD, "type": None, "path": str(path)}}})
     assert again.status == "finished"
+
+
+def test_what_a_run_logs_is_in_mlflow(config: dict[str, Any], tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    done = runs.run({**config, "evaluation": {"every": None, "episodes": 0}, "tracking": {"uri": uri}})
+    assert tracking.finish(Path(done.paths["folder"]), timeout=120).complete
+    client = MlflowClient(uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'budwood'")
+    (kept,) = client.search_runs([experiment.experiment_id])
+    assert (kept.info.run_name, kept.info.status) == (Path(done.paths["folder"]).name, "FINISHED")
+    assert kept.data.params["trainer.policy.type"] == "nod"
+    sent = {point.step: point.value for point in client.get_metric_history(kept.info.run_id, "train/loss")}
+    assert list(sent) == [1, 2, 3, 4]
+    assert sent[4] == done.metrics["train/loss"]
 
 
 def test_every_wrong_key_is_named_with_who_owns_it(config: dict[str, Any]) -> None:
