@@ -79,7 +79,7 @@ def seen_in(section: EnvConfig, rename: Mapping[str, str]) -> dict[str, tuple[in
         vector.close()
     if not isinstance(space, spaces.Dict):
         return {}
-    shown = {name: space[key].shape for key, name in _NUMBERS.items() if key in space.spaces}
+    shown = {name: tuple(space[key].shape or ()) for key, name in _NUMBERS.items() if key in space.spaces}
     pixels = space.spaces.get("pixels")
     if isinstance(pixels, spaces.Dict):
         shown |= {f"{OBS_IMAGES}.{camera}": _channels_first(it) for camera, it in pixels.items()}
