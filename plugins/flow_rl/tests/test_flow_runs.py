@@ -18,10 +18,11 @@ import yaml
 
 pytest.importorskip("budwood_sb3")
 
-from budwood import restored, resume, run
+from budwood import restored, resume, run, tracking
 from budwood.api import BindingError, BudwoodError, CheckpointError, ConfigError
 from budwood.cli import main
 from budwood.planning import explain
+from budwood.sink import Sink
 from budwood.testing import check_plugin
 from budwood_flow_rl import exporting, point, recording
 from budwood_flow_rl.callback import FlowCallback
@@ -127,6 +128,26 @@ def test_steps_of_the_environment_are_counted_beside_decisions(flow, tmp_path):
     page = Path(result.paths["report"]).read_text()
     assert ">decisions, each of one or more environment steps<" in page
     assert ">environment steps<" not in page
+
+
+def test_numbers_of_the_plugin_are_in_mlflow(flow, tmp_path, monkeypatch):
+    """Sent in this process once the run is over; that a process of its own does so meanwhile is core's affair."""
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setattr(tracking, "_launch", lambda folder, address: None)
+    monkeypatch.setattr(tracking, "finish", lambda folder, **_: tracking.status(folder))
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    done = run({**config(flow, tmp_path, total=1_024, every=None), "tracking": {"uri": uri}})
+    folder = Path(done.paths["folder"])
+    Sink(folder).run(deadline=0)
+    client, kept = MlflowClient(uri), tracking.status(folder)
+    assert kept.complete
+    sent = client.get_metric_history(kept.mlflow_run_id, "flow_rl/joint_kl")
+    assert sorted((point.step, point.value) for point in sent) == [
+        (step, value) for (step, name), value in sorted(logged(done).items()) if name == "flow_rl/joint_kl"
+    ]
+    assert sent
+    assert client.get_run(kept.mlflow_run_id).data.params["plugins.flow_rl.kernel.name"] == "noisy_euler"
 
 
 def test_an_actor_without_a_learning_rate_does_not_move(flow, tmp_path):
