@@ -63,7 +63,7 @@ def test_what_a_run_logs_is_in_mlflow(config: dict[str, Any], tmp_path: Path) ->
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     done = runs.run({**config, "evaluation": {"every": None, "episodes": 0}, "tracking": {"uri": uri}})
-    assert tracking.finish(Path(done.paths["folder"]), timeout=120).complete
+    assert tracking.finish(Path(done.paths["folder"]), timeout=600).complete
     client = MlflowClient(uri)
     (experiment,) = client.search_experiments(filter_string="name = 'budwood'")
     (kept,) = client.search_runs([experiment.experiment_id])
