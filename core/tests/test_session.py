@@ -24,6 +24,7 @@ from budwood.api import (
     RunCallback,
     RunControl,
     StateTree,
+    StepBatch,
 )
 from budwood.rhythm import NEVER, Rhythm
 from budwood.session import Session
@@ -69,6 +70,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.records: list[tuple[int, dict[str, float]]] = []
+        self.phases: list[str] = []
 
     def metrics(self, data: Mapping[str, float], step: int) -> None:
         self.records.append((step, dict(data)))
@@ -77,7 +79,8 @@ class Memory:
 
     def update(self, steps: int, metrics: Mapping[str, float]) -> None: ...
 
-    def phase(self, text: str) -> None: ...
+    def phase(self, text: str) -> None:
+        self.phases.append(text)
 
     def message(self, text: str) -> None: ...
 
@@ -403,6 +406,25 @@ def test_who_interrupts_when_nothing_is_left_cuts_nothing_short(every: int | Non
     made.finish()
     assert made.interrupted
     assert made.cut_short is cut_short
+
+
+def test_an_evaluation_is_counted_beside_whoever_observes_it() -> None:
+    class Plays(Counter):
+        def evaluate(self, episodes: int, seed: int, observer: Any = None) -> Evaluation:
+            for _ in range(episodes):
+                batch = StepBatch()
+                batch.dones = np.array([True, False])
+                observer(batch)
+            return super().evaluate(episodes, seed)
+
+    made, screen = session(Plays())
+    screen.shown = True
+    seen: list[StepBatch] = []
+    made.evaluate(2, 0, seen.append)
+    made.evaluate(1, 0)
+    assert len(seen) == 2
+    counted = ["evaluating", "evaluating, 1 episode so far", "evaluating, 2 episodes so far", ""]
+    assert screen.phases == [*counted, "evaluating", "evaluating, 1 episode so far", ""]
 
 
 def test_a_restored_session_goes_on_as_if_never_stopped() -> None:

@@ -69,7 +69,7 @@ def counting(progress: Screen) -> Callable[[StepBatch], None] | None:
     def observer(batch: StepBatch) -> None:
         nonlocal over
         over += int(batch.dones.sum())
-        progress.phase(f"evaluating, {over} episodes so far")
+        progress.phase(f"evaluating, {over} episode{'s' * (over != 1)} so far")
 
     return observer
 
