@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pytest
-from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from budwood import config
+from budwood import config, config_messages
 from budwood.api import Config, ConfigError, PluginError, hookimpl
 from budwood.plugins import Activation, activate
 from budwood.redact import redact
@@ -835,3 +835,23 @@ def test_redact() -> None:
     }
     assert data["hub_token"] == "a"
     assert redact(redact(data)) == redact(data)
+
+
+def test_a_key_of_another_choice_is_told_wherever_the_tag_stands() -> None:
+    class Ball(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        mode: Literal["soft", "hard"] = "soft"
+        kind: Literal["ball"]
+
+    class Box(BaseModel):
+        kind: Literal["box"]
+        size: int
+
+    class Toys(BaseModel):
+        shape: Annotated[Ball | Box, Field(discriminator="kind")]
+
+    data = {"shape": {"kind": "ball", "size": 3}}
+    with pytest.raises(ValidationError) as caught:
+        Toys.model_validate(data)
+    (told,) = config_messages.explain(caught.value, Toys, data, lambda path: "", {})
+    assert told == "shape.size: belongs to kind: box, and shape.kind is ball, which takes mode"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -252,3 +253,12 @@ def test_an_evaluation_alone_has_a_line_on_a_terminal_that_goes_again(terminal: 
 
 def test_nothing_is_counted_where_nobody_looks() -> None:
     assert counting(silent()) is None
+
+
+def test_a_run_that_starts_in_a_phase_has_one_line(terminal: Terminal) -> None:
+    before = sys.stdout
+    line = TerminalLine(terminal)
+    line.phase("evaluating")
+    line.start(100)
+    line.stop()
+    assert sys.stdout is before

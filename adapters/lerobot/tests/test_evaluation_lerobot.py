@@ -148,6 +148,21 @@ def test_a_policy_of_another_robot_is_refused_before_training(trainer: Any, tmp_
     assert text.startswith(f"env: {MISFIT}. Name under env the environment that the dataset and the policy are of")
 
 
+def test_a_state_that_the_policy_pads_is_of_any_width() -> None:
+    from lerobot.configs import FeatureType, PolicyFeature
+
+    from budwood_lerobot.features import misfit
+    from budwood_lerobot.native import env_config, policy_config
+
+    wide = {"observation.state": PolicyFeature(FeatureType.STATE, (6,))}
+    action = {"action": PolicyFeature(FeatureType.ACTION, (2,))}
+    env = env_config("pusht", {})
+    assert misfit(policy_config({}, kind="smolvla", path=None, device="cpu"), wide, action, env) == ""
+    assert "(6,) for the policy and (2,)" in misfit(
+        policy_config({}, kind="act", path=None, device="cpu"), wide, action, env
+    )
+
+
 def test_explain_tells_it_of_a_dataset_that_is_here(dataset: Any, tmp_path: Any) -> None:
     def sections(root: Any) -> Any:
         trainer = {"kind": "lerobot", "algo": "offline", "policy": ACT, "total_steps": 1}

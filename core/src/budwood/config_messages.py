@@ -32,6 +32,8 @@ _NOUNS = {
     "mapping": "keys with values",
     "path": "a path",
 }
+OVERRIDE = " (override)"
+"""The place of a value from the command line."""
 _COMPARISONS = {
     "greater_than": ("greater than", "gt"),
     "greater_than_equal": ("at least", "ge"),
@@ -197,15 +199,19 @@ def _of_another(
     behind, so the override that replaces them all is written out."""
     given: Any = data
     for step in section:
-        given = given[step]
-    choice = next(
-        name for name in _fields(chosen) if _tags(chosen, name) and not _tags(chosen, name) & _tags(owners[0], name)
+        given = given[step] if hasattr(given, "__getitem__") and not isinstance(given, str) else None
+    apart = (
+        name
+        for name in _fields(chosen)
+        if _tags(chosen, name) and _tags(owners[0], name) and not _tags(chosen, name) & _tags(owners[0], name)
     )
+    if (choice := next(apart, None)) is None or not isinstance(given, Mapping) or choice not in given:
+        return f"unknown key (known here: {', '.join(_fields(chosen))})"
     tags = " or ".join(str(tag) for one in owners for tag in sorted(_tags(one, choice)))
     path, rest = _path(section), [name for name in _fields(chosen) if name != choice]
     said = f"belongs to {choice}: {tags}, and {path}.{choice}{place(f'{path}.{choice}')} is {given[choice]}"
     said += f", which takes {', '.join(rest)}" if rest else ""
-    if "override" not in place(f"{path}.{choice}") or "override" in place(f"{path}.{key}"):
+    if place(f"{path}.{choice}") != OVERRIDE or place(f"{path}.{key}") == OVERRIDE:
         return said
     kept = redact({name: given[name] for name in (choice, *rest) if name in given})
     return f"{said}; to leave the file's keys behind, give the whole section: '{path}={inline(kept)}'"

@@ -197,6 +197,8 @@ class TerminalLine(_Line):
         self._live: Live | None = None
 
     def start(self, total: int, already: int = 0) -> None:
+        if self._live is not None:
+            self.stop()
         super().start(total, already)
         self._open()
 

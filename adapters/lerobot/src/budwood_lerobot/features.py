@@ -39,7 +39,7 @@ def of_folder(root: str | None) -> Features:
         return {}
     try:
         found: Features = dataset_to_policy_features(json.loads(file.read_text(encoding="utf-8"))["features"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
         return {}
     return found
 
@@ -47,13 +47,13 @@ def of_folder(root: str | None) -> Features:
 def misfit(policy: Any, inputs: Features | None, outputs: Features | None, env: Any) -> str:
     """Which states and actions of a policy are of another shape in an ``EnvConfig``, as a sentence; '' if none is.
 
-    What processors of the environment compose is not looked at, nor is an environment that declares nothing. ``policy`` is a
-    ``PreTrainedConfig``.
+    What processors of the environment compose is not looked at, nor is an environment that declares nothing, nor the state of
+    a policy that pads it, as pi0 and smolvla do whatever width they were saved with. ``policy`` is a ``PreTrainedConfig``.
     """
     before, after = make_env_pre_post_processors(env_cfg=env, policy_cfg=policy)
     given = {env.features_map.get(name, name): feature for name, feature in env.features.items()}
     own = {
-        **({} if before.steps else _chosen(inputs, OBS_STATE, OBS_ENV_STATE)),
+        **({} if before.steps or hasattr(policy, "max_state_dim") else _chosen(inputs, OBS_STATE, OBS_ENV_STATE)),
         **({} if after.steps else _chosen(outputs, ACTION)),
     }
     found = [
@@ -67,7 +67,7 @@ def misfit(policy: Any, inputs: Features | None, outputs: Features | None, env: 
 def seen_in(section: EnvConfig, rename: Mapping[str, str]) -> dict[str, tuple[int, ...]] | None:
     """Name -> shape of what a policy is shown, told by an environment that is made and never played.
 
-    None where it is not Gymnasium's to make, or has processors of its own.
+    None where it is not Gymnasium's to make, has processors of its own, or draws no pictures of three sides.
     """
     config = section.native()
     own = type(config).create_envs is not NativeEnvConfig.create_envs or isinstance(config, HubEnvConfig)
@@ -79,8 +79,11 @@ def seen_in(section: EnvConfig, rename: Mapping[str, str]) -> dict[str, tuple[in
         vector.close()
     if not isinstance(space, spaces.Dict):
         return {}
-    shown = {name: tuple(space[key].shape or ()) for key, name in _NUMBERS.items() if key in space.spaces}
     pixels = space.spaces.get("pixels")
+    pictures = pixels.spaces.values() if isinstance(pixels, spaces.Dict) else [pixels] if pixels is not None else []
+    if any(len(picture.shape or ()) != 3 for picture in pictures):
+        return None
+    shown = {name: tuple(space[key].shape or ()) for key, name in _NUMBERS.items() if key in space.spaces}
     if isinstance(pixels, spaces.Dict):
         shown |= {f"{OBS_IMAGES}.{camera}": _channels_first(it) for camera, it in pixels.items()}
     elif pixels is not None:

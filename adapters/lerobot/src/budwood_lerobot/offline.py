@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,12 @@ def build(run: Run, contributions: Contributions) -> Any:
     make = partial(policy_of, pipeline, datasets[0].meta, contributions)
     policy = make()
     env = None if run.config.get("env") is None else EnvConfig.model_validate(run.config["env"])
-    notes = [] if env is None else checked_fit(pipeline, datasets[0].meta, env)
+    evaluation = run.config.get("evaluation", {})
+    plays = evaluation.get("episodes") != 0
+    notes = checked_fit(policy.config, pipeline.rename_map, datasets[0].meta, env) if env and plays else []
     blocks = assembled(pipeline, accelerator, policy, *datasets, contributions.loss_terms, run.processes)
     if not run.processes.first:  # noise of its own for rows of its own
         set_seed(int(np.random.SeedSequence([run.seed, run.processes.rank]).generate_state(1)[0]))
-    evaluation = run.config.get("evaluation", {})
     cls = HeldOutTrainer if env is None else OfflineTrainer
     return cls(
         blocks,
@@ -79,7 +81,7 @@ def build(run: Run, contributions: Contributions) -> Any:
     )
 
 
-def checked_fit(pipeline: Any, meta: Any, env: EnvConfig) -> list[str]:
+def checked_fit(policy: Any, rename_map: Mapping[str, str], meta: Any, env: EnvConfig) -> list[str]:
     """What a person should know of pictures: their sizes in the dataset and in the environment.
 
     :raises ConfigError: the policy, with the features that its dataset has given it, cannot play in the environment.
@@ -88,8 +90,8 @@ def checked_fit(pipeline: Any, meta: Any, env: EnvConfig) -> list[str]:
 
     from budwood_lerobot.features import REMEDY, misfit, other_sizes, seen_in, unseen
 
-    policy, native = pipeline.policy, env.native()
-    rename = pipeline.rename_map if policy.pretrained_path is not None else {}
+    native = env.native()
+    rename = rename_map if policy.pretrained_path is not None else {}
     found = misfit(policy, policy.input_features, policy.output_features, native)
     seen = None if found else seen_in(env, rename)
     if seen is not None:

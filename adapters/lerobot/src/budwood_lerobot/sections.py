@@ -39,6 +39,6 @@ def _check_fit(trainer: OfflineConfig, dataset: DatasetConfig | None, env: EnvCo
 
     policy = trainer.policy.native("cpu")
     rows = of_folder(None if dataset is None else dataset.root)
-    found = misfit(policy, policy.input_features or rows, rows or policy.output_features, env.native())
+    found = misfit(policy, policy.input_features or rows, rows, env.native())
     if found:
         raise ValueError(f"{found}. {REMEDY}")

@@ -102,7 +102,10 @@ class _Native:
         self._section, self._env, self._device = section, env, device
         saved = section.native(device)
         _check_history(saved)
-        found = misfit(saved, saved.input_features, saved.output_features, env.native())
+        outputs = (
+            None if hasattr(saved, "max_action_dim") else saved.output_features
+        )  # else made anew for the environment
+        found = misfit(saved, saved.input_features, outputs, env.native())
         if found:
             raise ConfigError(
                 found, where="env", do="Name the environment that the policy is of, or a policy of this one"
