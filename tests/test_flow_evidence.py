@@ -367,6 +367,19 @@ def test_every_variant_was_run_and_what_is_missing_is_named() -> None:
     assert set(re.findall("`([^`]+)`", hopper)) == variants["walker"] - variants["hopper"]
 
 
+def test_the_longer_runs_in_the_kitchen_are_told_as_they_were() -> None:
+    ends = {(row["variant"], row["seed"]): row for row in table("kitchen/long_study.csv")}
+    finished = [row for row in table("kitchen/long.csv") if row["status"] == "finished"]
+    assert len(finished) == 5
+    for row in finished:
+        quarters = ", ".join(row[f"return_{i}"] for i in range(1, 5))
+        noisy = float(ends[row["variant"], row["seed"]]["noisy return"])
+        assert f"| {row['variant']} | {row['seed']} | {quarters} | {noisy:.2f} | {row['epochs']} |" in PAGE.splitlines()
+        if row["variant"] == "reinflow-K4":
+            assert float(row["return_4"]) < 0.1
+            assert noisy < 0.2
+
+
 def test_the_kitchen_is_told_as_it_was() -> None:
     rows = table("kitchen/study.csv")
     half = {(row["variant"], row["seed"]): row["return_1"] for row in table("kitchen/evaluations.csv")}
