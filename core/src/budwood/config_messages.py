@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from budwood.overrides import OVERRIDE
 from budwood.redact import is_secret, redact
 from budwood.yaml_io import child, inline
 
@@ -32,8 +35,6 @@ _NOUNS = {
     "mapping": "keys with values",
     "path": "a path",
 }
-OVERRIDE = " (override)"
-"""The place of a value from the command line."""
 _COMPARISONS = {
     "greater_than": ("greater than", "gt"),
     "greater_than_equal": ("at least", "ge"),
@@ -197,15 +198,13 @@ def _of_another(
 ) -> str:
     """A key that another choice knows. Where an override changed the choice alone, the file's keys of the old one are left
     behind, so the override that replaces them all is written out."""
-    given: Any = data
-    for step in section:
-        given = given[step] if hasattr(given, "__getitem__") and not isinstance(given, str) else None
+    given: Any = reduce(getitem, section, data)
     apart = (
         name
         for name in _fields(chosen)
         if _tags(chosen, name) and _tags(owners[0], name) and not _tags(chosen, name) & _tags(owners[0], name)
     )
-    if (choice := next(apart, None)) is None or not isinstance(given, Mapping) or choice not in given:
+    if (choice := next(apart, None)) is None or choice not in given:
         return f"unknown key (known here: {', '.join(_fields(chosen))})"
     tags = " or ".join(str(tag) for one in owners for tag in sorted(_tags(one, choice)))
     path, rest = _path(section), [name for name in _fields(chosen) if name != choice]

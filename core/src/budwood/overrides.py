@@ -12,6 +12,9 @@ from budwood.plugins import snake
 from budwood.redact import MASK, is_secret
 from budwood.yaml_io import inline, plain, read
 
+OVERRIDE = " (override)"
+"""The place of a value from the command line."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -28,11 +31,11 @@ class Loaded:
         `` (override)``."""
         while path:
             if path in self.overridden:
-                return " (override)"
+                return OVERRIDE
             if path in self.lines:
                 return f" (line {self.lines[path]}{self.file and f' of {self.file}'})"
             if any(_under(given, path) for given in self.overridden):
-                return " (override)"
+                return OVERRIDE
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
         return ""
 

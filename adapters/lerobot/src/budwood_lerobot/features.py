@@ -32,6 +32,10 @@ REMEDY = (
 )
 
 
+NUMBERS = {"agent_pos": OBS_STATE, "environment_state": OBS_ENV_STATE}
+"""What LeRobot calls the parts of an observation, as in its ``preprocess_observation``; pictures are ``pixels``."""
+
+
 def of_folder(root: str | None) -> Features:
     """Those of the LeRobotDataset in a folder; empty where there is none, or a broken one, of which the run will tell."""
     file = None if root is None else Path(root) / INFO_PATH
@@ -83,16 +87,12 @@ def seen_in(section: EnvConfig, rename: Mapping[str, str]) -> dict[str, tuple[in
     pictures = pixels.spaces.values() if isinstance(pixels, spaces.Dict) else [pixels] if pixels is not None else []
     if any(len(picture.shape or ()) != 3 for picture in pictures):
         return None
-    shown = {name: tuple(space[key].shape or ()) for key, name in _NUMBERS.items() if key in space.spaces}
+    shown = {name: tuple(space[key].shape or ()) for key, name in NUMBERS.items() if key in space.spaces}
     if isinstance(pixels, spaces.Dict):
         shown |= {f"{OBS_IMAGES}.{camera}": _channels_first(it) for camera, it in pixels.items()}
     elif pixels is not None:
         shown[OBS_IMAGE] = _channels_first(pixels)
     return {rename.get(name, name): shape for name, shape in shown.items()}
-
-
-_NUMBERS = {"agent_pos": OBS_STATE, "environment_state": OBS_ENV_STATE}
-"""What LeRobot calls the parts of an observation, as in its ``preprocess_observation``; pictures are ``pixels``."""
 
 
 def _channels_first(space: Any) -> tuple[int, ...]:
@@ -103,7 +103,7 @@ def _channels_first(space: Any) -> tuple[int, ...]:
 def unseen(policy: Any, env: Any, seen: Mapping[str, Any]) -> str:
     """Which cameras, and whether the state, a policy reads and an environment does not show, as a sentence; '' if none.
 
-    Cameras are not compared by their sizes: a policy may change them.
+    ``seen`` as of :func:`seen_in`. Cameras are not compared by their sizes: a policy may change them.
     """
     read = {
         name: feature

@@ -66,12 +66,9 @@ def record(folder: Path, episodes: int, steps: int = 100, seed: int = 0) -> list
     :raises ConfigError: the folder exists, or PushT is not installed.
     """
     import gymnasium as gym
-    from lerobot.datasets import LeRobotDataset
 
-    from budwood_lerobot.native import video_backend
+    from budwood_lerobot.recording import begun
 
-    if folder.exists():
-        raise ConfigError(f"{folder} exists already", where="FOLDER", do="Name a folder that is not there yet")
     try:
         import gym_pusht  # noqa: F401
     except ImportError as error:
@@ -84,15 +81,7 @@ def record(folder: Path, episodes: int, steps: int = 100, seed: int = 0) -> list
         "observation.image": {"dtype": "image", "shape": (SIDE, SIDE, 3), "names": ["height", "width", "channels"]},
         "action": {"dtype": "float32", "shape": (2,), "names": ["x", "y"]},
     }
-    rows = LeRobotDataset.create(
-        repo_id="local/pusht",
-        fps=FPS,
-        features=features,
-        root=folder,
-        robot_type="pusht",
-        use_videos=False,
-        video_backend=video_backend(),
-    )
+    rows = begun(folder, "pusht", FPS, features)
     best = []
     for episode in range(episodes):
         rewards = []

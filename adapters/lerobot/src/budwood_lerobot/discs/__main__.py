@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from budwood.api import ConfigError
 from budwood_lerobot.discs.environment import FPS, SIDE, STEPS, Discs, aim
 
 _PICTURE = ["height", "width", "channels"]
@@ -30,21 +29,10 @@ def record(folder: Path, episodes: int, seed: int = 0, pace: float = 1.0) -> lis
     :raises ConfigError: the folder exists.
     """
     from datasets import disable_progress_bars
-    from lerobot.datasets import LeRobotDataset
 
-    from budwood_lerobot.native import video_backend
+    from budwood_lerobot.recording import begun
 
-    if folder.exists():
-        raise ConfigError(f"{folder} exists already", where="FOLDER", do="Name a folder that is not there yet")
-    rows = LeRobotDataset.create(
-        repo_id="local/discs",
-        fps=FPS,
-        features=FEATURES,
-        root=folder,
-        robot_type="discs",
-        use_videos=False,
-        video_backend=video_backend(),
-    )
+    rows = begun(folder, "discs", FPS, FEATURES)
     disable_progress_bars()  # one for every episode
     env, lengths = Discs(), []
     for episode in range(episodes):
