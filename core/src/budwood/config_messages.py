@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import reduce
-from operator import getitem
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -198,7 +196,9 @@ def _of_another(
 ) -> str:
     """A key that another choice knows. Where an override changed the choice alone, the file's keys of the old one are left
     behind, so the override that replaces them all is written out."""
-    given: Any = reduce(getitem, section, data)
+    given: Any = data
+    for step in section:
+        given = given[step]
     apart = (
         name
         for name in _fields(chosen)
