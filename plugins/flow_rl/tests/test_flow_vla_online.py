@@ -2,6 +2,7 @@
 
 import json
 import math
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,26 @@ def same(left, right) -> bool:
     return left.keys() == right.keys() and all(
         value == right[key] or (math.isnan(value) and math.isnan(right[key])) for key, value in left.items()
     )
+
+
+def test_films_show_an_episode_before_and_after_and_change_nothing(policy, tmp_path, monkeypatch):
+    from PIL import Image, ImageSequence
+
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    plain, filmed = (budwood.run(config(policy, tmp_path / str(film), film=film)) for film in (False, True))
+    folder, page = Path(filmed.paths["folder"]), Path(filmed.paths["report"]).read_text()
+    shown = []
+    for name in ("rollout_before.gif", "rollout_after.gif"):
+        with Image.open(folder / name) as film:
+            frames = [(frame.info["duration"], frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
+        assert frames[0][1].size == (320, 320)
+        assert sum(duration for duration, _ in frames) == 21 * 100, "ten a second: the first state and twenty steps"
+        shown.append(frames[0][1].tobytes())
+        assert b64encode((folder / name).read_bytes()).decode() in page
+    assert shown[0] == shown[1], "the same episode"
+    assert len({(folder / name).read_bytes() for name in ("rollout_before.gif", "rollout_after.gif")}) == 2
+    assert "a frame a step of the environment" in page
+    assert "image/gif" not in Path(plain.paths["report"]).read_text()
+    weights, others = (load_file(Path(result.paths["native"]) / "model.safetensors") for result in (filmed, plain))
+    assert all(tensor.equal(weights[name]) for name, tensor in others.items())
+    assert same(logged(filmed), logged(plain))

@@ -91,8 +91,10 @@ class FlowRL:
         made: list[RunCallback] = [FlowCallback(run.section, self._loss(run), self._started(run), model, run.processes)]
         if run.section.eval.film and run.folder is not None:
             from budwood_flow_rl.film import Film
+            from budwood_flow_rl.rendering import played
 
-            made.append(Film(self._started(run), run.config["env"].get("args", {}), run.folder, run.seed, model))
+            start, args = self._started(run), run.config["env"].get("args", {})
+            made.append(Film(run.folder, lambda show: played(start, args, model(), run.seed, show)))
         return made
 
     @hookimpl
@@ -100,7 +102,7 @@ class FlowRL:
         from budwood_flow_rl.film import pictures
         from budwood_flow_rl.report import sections
 
-        return sections(run.section, history, [] if run.folder is None else pictures(run.folder))
+        return sections(run.section, history, pictures(run.folder))
 
 
 def _wrapped(make: Callable[[], Any], start: FlowStart, role: str) -> Any:

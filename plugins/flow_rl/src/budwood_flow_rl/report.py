@@ -16,10 +16,11 @@ DECISIONS = "decisions (chunks)"
 @dataclass(frozen=True)
 class Names:
     """Under which names a run logs what is drawn. ``own`` is the plugin's prefix, ``total`` the trainer's word for its
-    length, ``cpu`` has a place for one of ``PARTS``."""
+    length, ``frame`` what each frame of a film follows, ``cpu`` has a place for one of ``PARTS``."""
 
     own: str
     total: str
+    frame: str
     env_steps: str
     with_noise: str
     beyond: str
@@ -30,6 +31,7 @@ PARTS = ("physics", "sampling", "update")
 SB3 = Names(
     PLUGIN,
     total="total_timesteps",
+    frame="decision",
     env_steps=f"{PLUGIN}/env_steps",
     with_noise="rollout/ep_rew_mean",
     beyond=f"{PLUGIN}/saturation",
@@ -38,6 +40,7 @@ SB3 = Names(
 LEROBOT = Names(
     "flow_vla",
     total="total_steps",
+    frame="step of the environment",
     env_steps="rollout/env_steps",
     with_noise="rollout/return_mean",
     beyond="rollout/outside_bounds",
@@ -50,10 +53,6 @@ def sections(config: FlowConfig, history: History, films: Sequence[Picture] = ()
     notes = []
     if config.init is None:
         notes.append("The flow started from random weights.")
-    if films:
-        notes.append(
-            "The episodes shown are without noise, one frame a decision; they are GIFs in the run's folder too."
-        )
     return drawn(SB3, notes, history, films)
 
 
@@ -62,6 +61,11 @@ def drawn(names: Names, notes: Iterable[str], history: History, films: Sequence[
     if names.env_steps not in history:
         return []
     figures = [figure for figure in _figures(names, history) if figure.series]
+    if films:
+        notes = [
+            *notes,
+            f"The episodes shown are without noise, a frame a {names.frame}; they are GIFs in the run's folder too.",
+        ]
     text, seconds = tuple(_text(names, notes, history)), [_seconds(names, history)]
     return [ReportSection("Flow policy", text, figures, seconds, films)]
 

@@ -36,6 +36,7 @@ from budwood_lerobot.online.config import OnlineConfig
 from budwood_lerobot.online.episodes import Episodes
 from budwood_lerobot.online.neutral import Neutral
 from budwood_lerobot.online.processors import Processors, tasks
+from budwood_lerobot.online.shown import Show, Shown
 from budwood_lerobot.online.trainer import OnlineTrainer
 from budwood_lerobot.processors import UNREADABLE, processors_of
 
@@ -61,6 +62,9 @@ def build(run: Run, contributions: Contributions) -> OnlineTrainer:
 
     def make_episodes(n: int) -> Episodes:
         return _episodes(env, n)
+
+    def make_shown(show: Show) -> Episodes:
+        return _episodes(env.model_copy(update={"use_async_envs": False}), 1, show)
 
     rows = run.processes.part(env.n_envs)
     training = make_episodes(rows.stop - rows.start)
@@ -90,6 +94,7 @@ def build(run: Run, contributions: Contributions) -> OnlineTrainer:
         make_policy=make_policy,
         training=training,
         make_episodes=make_episodes,
+        make_shown=make_shown,
         processors=processors,
         export_native=None if loaded is None else loaded.export,
     )
@@ -198,8 +203,8 @@ def _check_needs(config: OnlineConfig, contributions: Contributions) -> None:
             )
 
 
-def _episodes(section: EnvConfig, n: int) -> Episodes:
-    """``n`` environments of the one task that the section names.
+def _episodes(section: EnvConfig, n: int, show: Show | None = None) -> Episodes:
+    """``n`` environments of the one task that the section names. ``show`` sees what they render.
 
     Where they run in this process they are frozen between their episodes by LeRobot's own wrapper, as in its evaluations.
     """
@@ -217,8 +222,20 @@ def _episodes(section: EnvConfig, n: int) -> Episodes:
     if not isinstance(vector.single_action_space, spaces.Box):
         raise ConfigError(f"the actions of {section.type} are {vector.single_action_space}, no Box", where="env.type")
     if isinstance(vector, SyncVectorEnv):
+        if show is not None:
+            vector.envs = [Shown(_rendering(section, env), show) for env in vector.envs]
         vector.envs = [FreezeAfterEpisodeEnd(env) for env in vector.envs]
     return Episodes(vector, {NEW_ROLLOUT_OPTION: True})
+
+
+def _rendering(section: EnvConfig, env: Any) -> Any:
+    if env.render_mode == "rgb_array":
+        return env
+    raise ConfigError(
+        f"{section.type} renders no pictures: its render_mode is {env.render_mode}",
+        where="env.type",
+        do="Have its EnvConfig make it with render_mode: rgb_array, as LeRobot's own do in gym_kwargs, or film nothing",
+    )
 
 
 def _processors(section: EnvConfig, loaded: _Native | None, device: str) -> Processors:

@@ -37,6 +37,7 @@ from budwood_lerobot.online.neutral import LogProb, Neutral
 from budwood_lerobot.online.pieces import Among, own_generators
 from budwood_lerobot.online.processors import Commands, Processors, stacked
 from budwood_lerobot.online.samples import Collected
+from budwood_lerobot.online.shown import Show
 from budwood_lerobot.online.update import Update
 
 _SAME = "Resume with the configuration the run was started with."
@@ -46,7 +47,7 @@ class OnlineTrainer:
     """Implements :class:`budwood.api.Trainer`.
 
     ``make_policy()`` makes the policy anew from torch's generator; ``make_episodes(n)`` makes ``n`` environments like those of
-    ``training``;
+    ``training``, and ``make_shown(show)`` one whose pictures are seen;
     ``export_native(folder)`` writes a policy of LeRobot, None where a plugin made the policy from nothing. ``native`` is
     that policy of LeRobot, or the plugin's.
     """
@@ -61,13 +62,15 @@ class OnlineTrainer:
         make_policy: Callable[[], Policy],
         training: Episodes,
         make_episodes: Callable[[int], Episodes],
+        make_shown: Callable[[Show], Episodes],
         processors: Processors,
         export_native: Callable[[Path], Path] | None,
     ) -> None:
         config: OnlineConfig = run.trainer
         self.native, self.neutral, self.config = native, neutral, config
         self.total_steps, self.steps = config.total_steps, 0
-        self._make_policy, self._make_episodes, self._export_native = make_policy, make_episodes, export_native
+        self._make_policy, self._export_native = make_policy, export_native
+        self._make_episodes, self._make_shown = make_episodes, make_shown
         self._processors, self._advantage = processors, contributions.advantage
         self.processes = run.processes
         self.n_envs = training.n * self.processes.count
@@ -177,6 +180,20 @@ class OnlineTrainer:
             return evaluation.evaluate(
                 self._evaluations[n], self.neutral, self._processors, self._commands, episodes, seed, observer
             )
+
+    def play(self, seed: int, show: Show) -> float:
+        """An episode without noise. ``show`` gets what the environment renders, (height, width, 3) uint8, of its first state
+        and after each step. -> frames a second, as the environment means them.
+
+        :raises ConfigError: the environment renders nothing.
+        """
+        with set_aside(seed):
+            episodes = self._make_shown(show)
+            try:
+                evaluation.evaluate(episodes, self.neutral, self._processors, self._commands, 1, seed)
+            finally:
+                episodes.vector.close()
+        return float(episodes.vector.metadata.get("render_fps", 30))
 
     # ---- state -----------------------------------------------------------------------------------------------------
 

@@ -64,6 +64,9 @@ class FlowVLAConfig(Config):
     x0: Literal["random", "zeros", "fixed"] = Field(
         default="random", description="where chains of an evaluation begin: noise, zeros, or one draw kept for all"
     )
+    film: bool = Field(
+        default=False, description="render an episode before and after training into the run's folder, as GIF"
+    )
 
     @property
     def per_step(self) -> bool:

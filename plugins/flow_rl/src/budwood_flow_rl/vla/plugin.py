@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
-from budwood.api import History, Objective, PolicyFactory, ReportSection, Run, RunCallback, hookimpl
+from budwood.api import (
+    Contributions,
+    History,
+    Objective,
+    PolicyFactory,
+    ReportSection,
+    Run,
+    RunCallback,
+    Trainer,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
     from budwood_flow_rl.vla.learning import FlowVLALearning
@@ -16,6 +26,7 @@ class FlowVLA:
 
     def __init__(self) -> None:
         self._learning: FlowVLALearning | None = None
+        self._trainer: Any = None
 
     def _of(self, run: Run) -> FlowVLALearning:
         from budwood_flow_rl.vla.factory import FlowVLAFactory
@@ -41,12 +52,23 @@ class FlowVLA:
     def objective(self, run: Run) -> Objective:
         return self._of(run).objective.as_objective()
 
+    @hookimpl(wrapper=True)
+    def build_trainer(self, run: Run, contributions: Contributions) -> Generator[None, Trainer, Trainer]:
+        self._trainer = yield
+        return self._trainer
+
     @hookimpl
     def callbacks(self, run: Run) -> Iterable[RunCallback]:
-        return [self._of(run)]
+        made: list[RunCallback] = [self._of(run)]
+        if run.section.film and run.folder is not None:
+            from budwood_flow_rl.film import Film
+
+            made.append(Film(run.folder, lambda show: self._trainer.play(run.seed, show)))
+        return made
 
     @hookimpl
     def report_sections(self, run: Run, history: History) -> Iterable[ReportSection]:
+        from budwood_flow_rl.film import pictures
         from budwood_flow_rl.vla.report import sections
 
-        return sections(history)
+        return sections(history, pictures(run.folder))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from budwood.api import History, ReportSection
+from collections.abc import Sequence
+
+from budwood.api import History, Picture, ReportSection
 from budwood_flow_rl.report import LEROBOT, drawn
 
 
-def sections(history: History) -> list[ReportSection]:
+def sections(history: History, films: Sequence[Picture] = ()) -> list[ReportSection]:
     """One section if the run had an iteration, else none."""
     notes = []
     if "flow_vla/data_time" in history:
@@ -16,4 +18,4 @@ def sections(history: History) -> list[ReportSection]:
             if found
             else "Before the first update the velocities did not show which way time runs, as untrained ones do not."
         )
-    return drawn(LEROBOT, notes, history)
+    return drawn(LEROBOT, notes, history, films)
