@@ -54,8 +54,9 @@ class FlowVLA:
 
     @hookimpl(wrapper=True)
     def build_trainer(self, run: Run, contributions: Contributions) -> Generator[None, Trainer, Trainer]:
-        self._trainer = yield
-        return self._trainer
+        trainer = yield
+        self._trainer = trainer
+        return trainer
 
     @hookimpl
     def callbacks(self, run: Run) -> Iterable[RunCallback]:
