@@ -27,10 +27,13 @@ class Site:
         source: Mapping[str, str] | None = None,
         requires: str = "",
     ) -> None:
-        """Write ``entries`` (name -> module:object), the ``source`` of modules, and ``requires``, a Requires-Dist line."""
+        """Write ``entries`` (name -> module:object), the ``source`` of modules, and ``requires``, a Requires-Dist line.
+
+        The distribution calls itself a thing by its own name.
+        """
         info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
-        lines = [f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}"]
+        lines = [f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\nSummary: A {distribution}"]
         (info / "METADATA").write_text("\n".join([*lines, *([f"Requires-Dist: {requires}"] if requires else []), ""]))
         listed = "\n".join(f"{name} = {value}" for name, value in entries.items())
         (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{listed}\n")

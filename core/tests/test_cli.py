@@ -16,6 +16,7 @@ import pytest
 from budwood import plugins, runs
 from budwood.api import ConfigError, Evaluation
 from budwood.cli import COMMANDS, cli, main
+from budwood.cli.training import _report
 from budwood.training import Result
 
 HEAVY = ("torch", "numpy", "pydantic", "mlflow", "trl", "lerobot", "transformers", "stable_baselines3", "rich", "yaml")
@@ -352,8 +353,14 @@ def test_plugins_lists_from_metadata_and_imports_only_for_hooks(site: Any, capsy
     site.add("budwood-bad", "0.4", {"bad": "bad_x:Plugin"}, {"bad_x": "1 / 0"})
     assert main(["plugins", "--json"]) == 0
     assert as_json(capsys) == [
-        {"name": "bad", "version": "0.4", "distribution": "budwood-bad", "requires": ""},
-        {"name": "good", "version": "0.3", "distribution": "budwood-good", "requires": ">=0.1,<0.2"},
+        {"name": "bad", "version": "0.4", "distribution": "budwood-bad", "requires": "", "summary": "A budwood-bad"},
+        {
+            "name": "good",
+            "version": "0.3",
+            "distribution": "budwood-good",
+            "requires": ">=0.1,<0.2",
+            "summary": "A budwood-good",
+        },
     ]
     assert not {"good_x", "bad_x"} & sys.modules.keys()
     assert main(["plugins", "--hooks", "--json"]) == 0
@@ -375,6 +382,14 @@ def test_plugins_tells_of_names_wanted_twice(site: Any, capsys: pytest.CaptureFi
     site.add("budwood-two", "1", {"same": "x:X"})
     assert main(["plugins"]) == 0
     assert "budwood-one 1 and budwood-two 1 both provide 'same'" in capsys.readouterr().out
+
+
+def test_the_end_of_a_run_tells_how_often_it_succeeded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measured = {"eval/return_mean": 0.5, "eval/return_se": 0.1, "eval/success_rate": 0.125}
+    for metrics, rates in ((measured, ["12.5%"]), ({"eval/return_mean": 0.5}, [])):
+        _report(Result("some-run", "finished", metrics, {}, None, []))
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.removeprefix("success rate").strip() for line in lines if line.startswith("success")] == rates
 
 
 # ---- runs, doctor, ui -------------------------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ class Installed:
     requires: str
     """Version range on ``budwood``, empty if the distribution declares none."""
     entry: metadata.EntryPoint = field(repr=False, compare=False)
+    summary: str = ""
+    """What the distribution says of itself, in one line."""
 
     @property
     def who(self) -> str:
@@ -75,8 +77,9 @@ def _scan() -> tuple[Mapping[str, tuple[Installed, ...]], tuple[str, ...]]:
             if not entries:
                 continue
             distribution, version, requires = dist.metadata["Name"], dist.version, _range(dist)
+            summary = dist.metadata.get("Summary", "")
             for entry in entries:
-                item = Installed(snake(entry.name), entry.value, distribution, version, requires, entry)
+                item = Installed(snake(entry.name), entry.value, distribution, version, requires, entry, summary)
                 found[entry.group].setdefault((item.name, kebab(distribution)), item)
         except Exception as error:  # noqa: BLE001  somebody's damaged metadata may fail in any way
             folder = getattr(dist, "_path", "a distribution")

@@ -26,7 +26,7 @@ def plugins(hooks: bool) -> list[dict[str, Any]]:
         say("No plugin is installed. Plugins are ordinary packages: pip install budwood-NAME")
         return rows
     shown = [{**row, "needs": f"budwood{row['requires']}", "hooks": " ".join(row.get("hooks", ()))} for row in rows]
-    table(shown, ["name", "version", "distribution", "needs", *(["hooks"] if hooks else [])])
+    table(shown, ["name", "version", "distribution", "needs", "hooks" if hooks else "summary"])
     for row in rows:
         if "error" in row:
             say(f"{row['name']}: {row['error']}")
@@ -41,6 +41,7 @@ def _described(item: Installed, hooks: bool) -> dict[str, Any]:
         "version": item.version,
         "distribution": item.distribution,
         "requires": item.requires,
+        "summary": item.summary,
     }
     if hooks:
         from budwood.api import PluginError

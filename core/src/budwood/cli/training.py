@@ -91,11 +91,13 @@ def _report(result: Result) -> Answer:
         return Answer(None, INTERRUPTED if result.status == "interrupted" else 0)
     title(f"{result.status}  {result.run_id}")
     mean, error = result.metrics.get("eval/return_mean"), result.metrics.get("eval/return_se")
+    success = result.metrics.get("eval/success_rate")
     label, value = headline(result.metrics) or ("", None)
     shown = {
         label: f"{mean:.2f}" + (f" ± {error:.2f} (standard error)" if error else "")
         if mean is not None
         else value and f"{value:.6g}",
+        "success rate": None if success is None else f"{success:.1%}",
         **result.paths,
         "mlflow": f"run {result.mlflow_run_id}; open the page with: budwood ui" if result.mlflow_run_id else None,
     }
