@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 import sys
 import tomllib
@@ -119,6 +120,21 @@ def test_a_wrong_section(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError) as caught:
         sections(**changes)
     assert said in str(caught.value)
+
+
+def test_a_hub_that_is_away_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    from huggingface_hub import utils
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from lerobot.configs.policies import PreTrainedConfig
+
+    def away(*_: Any, **__: Any) -> None:
+        logging.getLogger(utils._http.__name__).warning("Retrying in 1s [Retry 1/5].")
+        raise LocalEntryNotFoundError("nothing there")
+
+    monkeypatch.setattr(PreTrainedConfig, "from_pretrained", away)
+    with pytest.raises(ValidationError, match="there is no folder policies/nothere; as an id on the hub"):
+        sections(trainer={"policy": {"path": "policies/nothere"}})
+    assert caplog.records == []
 
 
 def test_every_wrong_section_is_said_at_once() -> None:

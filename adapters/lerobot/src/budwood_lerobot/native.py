@@ -81,6 +81,18 @@ def without_arguments() -> Iterator[None]:
         sys.argv = kept
 
 
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """No warnings of the logger ``name``."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 @cache
 def _registered() -> None:
     check_versions()
@@ -119,7 +131,7 @@ def policy_config(
     if path is None:
         return decoded(PreTrainedConfig, values, POLICY_OWNED, {"type": kind, **ours})
     try:
-        with without_arguments():
+        with without_arguments(), _quiet("huggingface_hub"):  # it tells of every try; the error tells what came of them
             saved = draccus.encode(PreTrainedConfig.from_pretrained(path, revision=revision), PreTrainedConfig)
     except (LocalEntryNotFoundError, HFValidationError) as error:
         raise MisplacedError(("path", _nowhere(path, error))) from error
@@ -154,13 +166,8 @@ def video_backend() -> str:
     """LeRobot's choice of a video decoder, without the page it logs each time where torchcodec is missing or broken."""
     from lerobot.utils import import_utils
 
-    logger = logging.getLogger(import_utils.__name__)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
+    with _quiet(import_utils.__name__):
         chosen: str = import_utils.get_safe_default_video_backend()
-    finally:
-        logger.setLevel(level)
     return chosen
 
 
