@@ -6,11 +6,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from budwood import plugins
-from budwood.plugins import Active, Installed
+from budwood.plugins import Activation, Active, Installed
+
+sys.path.insert(0, str(Path(__file__).parent))  # for rootstock, which several tests share
 
 
 class Site:
@@ -78,3 +81,19 @@ def in_memory() -> Callable[..., Active]:
         return Active(Installed(name, entry.value, f"budwood-{name.replace('_', '-')}", version, "", entry), instance)
 
     return make
+
+
+@pytest.fixture
+def activation(in_memory: Any) -> Activation:
+    """The adapter ``rootstock`` 2.0 with the plugins ``flow`` 0.3 and ``bare``."""
+    from rootstock import Bare, Flow, Rootstock
+
+    plugins = [in_memory("flow", Flow(), "0.3"), in_memory("bare_one", Bare())]
+    return Activation(plugins, in_memory("rootstock", Rootstock(), "2.0"))
+
+
+@pytest.fixture
+def alone(in_memory: Any) -> Activation:
+    from rootstock import Rootstock
+
+    return Activation([], in_memory("rootstock", Rootstock(), "2.0"))
