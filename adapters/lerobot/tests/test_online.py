@@ -34,9 +34,11 @@ from budwood.session import Session
 
 pytest.importorskip("lerobot")
 from lerobot.configs import FeatureType, PolicyFeature
-from online_runs import LENGTH, Brings, Events, built, numbers, numbers_of, same
+from online_runs import LENGTH, Brings, Events, ReachConfig, built, numbers, numbers_of, same
 
+from budwood_lerobot.config import EnvConfig
 from budwood_lerobot.features import unread
+from budwood_lerobot.online import building
 from budwood_lerobot.sections import Sections
 
 # ---- learning ------------------------------------------------------------------------------------------------------
@@ -202,6 +204,29 @@ def test_an_observer_sees_the_steps_that_count() -> None:
     assert sum(rewards.sum() for _, rewards, *_ in seen) == pytest.approx(found.returns.sum())
     assert sum(dones.sum() for *_, dones, _ in seen) == 7
     assert sum(timeouts.sum() for *_, timeouts in seen) == (found.lengths == LENGTH).sum()
+
+
+def test_an_episode_is_shown_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReachConfig, "gym_kwargs", {"render_mode": "rgb_array"})
+    monkeypatch.setattr(Reach, "render", lambda reach: reach.point.astype(np.float32), raising=False)
+    alone = built(Brings(Gaussian))
+    alone.fit(Events())
+    trainer, shown = built(Brings(Gaussian)), []
+    trainer.fit(Events(at=lambda steps: trainer.play(7, shown.append) == 10))
+    assert same(trainer, alone)
+
+    steps: list[Any] = []
+    trainer.evaluate(1, 7, steps.append)
+    expected = [steps[0].obs["agent_pos"][0], *(step.next_obs["agent_pos"][0] for step in steps)]
+    np.testing.assert_array_equal(shown[-len(expected) :], expected)
+
+
+def test_an_episode_is_shown_in_this_process_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    section = EnvConfig(type="budwood_reach", n_envs=4, use_async_envs=True)
+    with pytest.raises(ConfigError, match=r"env.type: budwood_reach gives no pictures to film"):
+        building._shown(section, print)
+    monkeypatch.setattr(ReachConfig, "gym_kwargs", {"render_mode": "rgb_array"})
+    assert building._shown(section, print).n == 1
 
 
 def test_a_policy_is_made_anew_in_place() -> None:

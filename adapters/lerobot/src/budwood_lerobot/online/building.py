@@ -64,7 +64,7 @@ def build(run: Run, contributions: Contributions) -> OnlineTrainer:
         return _episodes(env, n)
 
     def make_shown(show: Show) -> Episodes:
-        return _episodes(env.model_copy(update={"use_async_envs": False}), 1, show)
+        return _shown(env, show)
 
     rows = run.processes.part(env.n_envs)
     training = make_episodes(rows.stop - rows.start)
@@ -203,8 +203,8 @@ def _check_needs(config: OnlineConfig, contributions: Contributions) -> None:
             )
 
 
-def _episodes(section: EnvConfig, n: int, show: Show | None = None) -> Episodes:
-    """``n`` environments of the one task that the section names. ``show`` sees what they render.
+def _episodes(section: EnvConfig, n: int) -> Episodes:
+    """``n`` environments of the one task that the section names.
 
     Where they run in this process they are frozen between their episodes by LeRobot's own wrapper, as in its evaluations.
     """
@@ -222,20 +222,25 @@ def _episodes(section: EnvConfig, n: int, show: Show | None = None) -> Episodes:
     if not isinstance(vector.single_action_space, spaces.Box):
         raise ConfigError(f"the actions of {section.type} are {vector.single_action_space}, no Box", where="env.type")
     if isinstance(vector, SyncVectorEnv):
-        if show is not None:
-            vector.envs = [Shown(_rendering(section, env), show) for env in vector.envs]
         vector.envs = [FreezeAfterEpisodeEnd(env) for env in vector.envs]
     return Episodes(vector, {NEW_ROLLOUT_OPTION: True})
 
 
-def _rendering(section: EnvConfig, env: Any) -> Any:
-    if env.render_mode == "rgb_array":
-        return env
-    raise ConfigError(
-        f"{section.type} renders no pictures: its render_mode is {env.render_mode}",
-        where="env.type",
-        do="Have its EnvConfig make it with render_mode: rgb_array, as LeRobot's own do in gym_kwargs, or film nothing",
-    )
+def _shown(section: EnvConfig, show: Show) -> Episodes:
+    """One environment, whose pictures ``show`` gets."""
+    episodes = _episodes(section.model_copy(update={"use_async_envs": False}), 1)
+    vector = episodes.vector
+    if not isinstance(vector, SyncVectorEnv) or vector.envs[0].render_mode != "rgb_array":
+        vector.close()
+        raise ConfigError(
+            f"{section.type} gives no pictures to film: it is not made with render_mode: rgb_array in this process",
+            where="env.type",
+            do="Have its EnvConfig make it so, as LeRobot's own do by gym_kwargs, or film nothing",
+        )
+    (frozen,) = vector.envs
+    assert isinstance(frozen, FreezeAfterEpisodeEnd)
+    vector.envs = [FreezeAfterEpisodeEnd(Shown(frozen.env, show))]  # inside, where the reset after its end never comes
+    return episodes
 
 
 def _processors(section: EnvConfig, loaded: _Native | None, device: str) -> Processors:
