@@ -1,4 +1,4 @@
-"""Makes ``in_two`` and ``products`` importable from the tests of this folder, which pytest does not put on the path."""
+"""Makes ``in_two`` and ``rowwise`` importable from the tests of this folder, which pytest does not put on the path."""
 
 import sys
 from pathlib import Path

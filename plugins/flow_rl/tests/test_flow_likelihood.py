@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from products import RowwiseProducts
+from rowwise import Rowwise
 from safetensors.torch import load, save
 from torch import nn
 from torch.autograd import gradcheck
@@ -172,7 +172,7 @@ def test_ratio_is_1_on_the_batch_and_on_other_splits_of_it(family, K, name):
 
 
 def _check_ratio(field, kernel, o) -> None:
-    with RowwiseProducts():
+    with Rowwise():
         chain = rollout(field, kernel, o)
         assert (joint(log_prob(field, kernel, chain, o)) - joint(chain.log_prob)).expm1().abs().max() <= 1e-6
     chain = rollout(field, kernel, o)

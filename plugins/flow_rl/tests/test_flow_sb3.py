@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("budwood_sb3")
 
-from products import RowwiseProducts
+from rowwise import Rowwise
 from stable_baselines3 import PPO
 from stable_baselines3.common.distributions import DiagGaussianDistribution
 from torch.distributions import Normal
@@ -212,7 +212,7 @@ def test_probabilities_of_a_rollout_are_recomputed_from_its_buffer(kernel, famil
     model = model_of(n_envs=4, steps=steps, family={"name": family, "hidden": [32, 32, 32]}, **KERNELS[kernel])
     if isinstance(model.policy.network.kernel, NoisyEuler):
         model.policy.network.kernel.noise.set_range(0.05, 0.12)
-    with RowwiseProducts():
+    with Rowwise():
         assert ratio_error(collected(model), None) <= 1e-6
     collected_already = deepcopy(collected(model).rollout_buffer)
     for size in (64, 7, 1):

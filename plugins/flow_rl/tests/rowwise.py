@@ -1,8 +1,9 @@
-"""Matrix products that do not know how many rows they are taken over.
+"""Arithmetic that does not know how many rows it is done over.
 
-A replay stacks the steps of a chain, so its products have more rows than those of the rollout. Where BLAS chooses its kernel
-by the number of rows, as on processors without AVX-512, the same row is rounded differently in the two: by up to 1.5e-5 of a
-ratio in these tests, whatever the code that is tested does. In here a product of float32 is taken in float64 and rounded once.
+A replay stacks the steps of a chain, so it has more rows than the rollout had. BLAS chooses its kernel by the number of rows,
+and some activations end a tensor in other instructions than its body, so that the same row is rounded differently in the two:
+by up to 1.5e-5 of a ratio in these tests, whatever the code that is tested does. In here such functions of float32 are computed
+in float64 and rounded once.
 """
 
 from __future__ import annotations
@@ -26,11 +27,19 @@ PRODUCTS = {
     torch.Tensor.matmul,
     torch.Tensor.__matmul__,
 }
+ACTIVATIONS = {
+    functional.gelu,
+    functional.mish,
+    functional.sigmoid,
+    functional.silu,
+    torch.sigmoid,
+    torch.Tensor.sigmoid,
+}
 
 
-class RowwiseProducts(TorchFunctionMode):
+class Rowwise(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function not in PRODUCTS:
+        if function not in PRODUCTS | ACTIVATIONS:
             return function(*args, **(kwargs or {}))
         return tree_map(_narrow, function(*tree_map(_wide, args), **tree_map(_wide, kwargs or {})))
 
