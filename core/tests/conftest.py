@@ -36,7 +36,7 @@ class Site:
         """
         info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
-        lines = [f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\nSummary: A {distribution}"]
+        lines = [f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\nSummary: A\n  {distribution}"]
         (info / "METADATA").write_text("\n".join([*lines, *([f"Requires-Dist: {requires}"] if requires else []), ""]))
         listed = "\n".join(f"{name} = {value}" for name, value in entries.items())
         (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{listed}\n")

@@ -359,6 +359,29 @@ def test_a_callback_can_take_the_policy_and_put_it_back() -> None:
     assert probed == [(50, [10, 20, 30, 40]), (50, [10])]
 
 
+def test_what_was_trained_is_kept_where_a_callback_fails_at_the_end() -> None:
+    class Films(Spy):
+        def on_run_end(self, control: RunControl) -> None:
+            super().on_run_end(control)
+            if full:
+                raise OSError("no space left on device")
+
+    full, spy, saves = [1], Films(), []
+    trainer = Counter(40)
+    made, _ = session(trainer, spy, rhythm=Rhythm(20, 1), saves=saves)
+    trainer.fit(made)  # type: ignore[arg-type]
+    with pytest.raises(ContributionError, match=r"its on_run_end raised OSError: no space left"):
+        made.finish()
+    assert len(saves) == 1
+
+    full.clear()
+    again, _ = session(Counter(40), spy, rhythm=Rhythm(20, 1), saves=saves, restored=saves[0])
+    again.start()
+    again.finish()
+    assert spy.seen[-3:] == ["end", "end", "checkpoint 40"], "the checkpoint remembers the first end"
+    assert again.ended_at == 40
+
+
 def test_a_stop_asked_for_at_the_start_of_a_resume_is_not_lost() -> None:
     class Full(RunCallback):
         def on_run_start(self, control: RunControl) -> None:

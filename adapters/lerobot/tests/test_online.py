@@ -212,7 +212,7 @@ def test_an_episode_is_shown_and_changes_nothing(monkeypatch: pytest.MonkeyPatch
     alone = built(Brings(Gaussian))
     alone.fit(Events())
     trainer, shown = built(Brings(Gaussian)), []
-    trainer.fit(Events(at=lambda steps: trainer.play(7, shown.append) == 10))
+    trainer.fit(Events(at=lambda steps: trainer.play(7, shown.append) == (10, "reach the goal")))
     assert same(trainer, alone)
 
     steps: list[Any] = []

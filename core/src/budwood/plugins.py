@@ -77,7 +77,7 @@ def _scan() -> tuple[Mapping[str, tuple[Installed, ...]], tuple[str, ...]]:
             if not entries:
                 continue
             distribution, version, requires = dist.metadata["Name"], dist.version, _range(dist)
-            summary = dist.metadata.get("Summary", "")
+            summary = " ".join(dist.metadata.get("Summary", "").split())
             for entry in entries:
                 item = Installed(snake(entry.name), entry.value, distribution, version, requires, entry, summary)
                 found[entry.group].setdefault((item.name, kebab(distribution)), item)

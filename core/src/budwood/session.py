@@ -14,6 +14,7 @@ from typing import Any
 from budwood import across, evaluated, wishes
 from budwood.api import (
     ALONE,
+    BudwoodError,
     Contributed,
     Contributions,
     Evaluation,
@@ -171,7 +172,8 @@ class Session:
 
     def start(self) -> bool:
         self._muted = self._restored is not None
-        self._tell("on_run_start")
+        with self._watch.timed("callbacks"):
+            self._tell("on_run_start")
         self._muted = False
         if self._restored is not None:
             with taking_up(f"the session of the checkpoint of step {self._restored.get('steps')}"):
@@ -210,7 +212,7 @@ class Session:
         """
         self._agree()
         if not self.interrupted and self.ended_at != self.steps:
-            self._tell("on_run_end")
+            self._tell_of_the_end()
             if self._rhythm.episodes and self._evaluated_at != self.steps:
                 self._evaluate_now()
             for item, due in self._evaluators:
@@ -221,6 +223,16 @@ class Session:
         if self._save is not None:
             self._save_now()
         self._recorder.flush()
+
+    def _tell_of_the_end(self) -> None:
+        """What was trained is saved first if a callback fails; a resume then tells it of the end again."""
+        try:
+            with self._watch.timed("callbacks"):
+                self._tell("on_run_end")
+        except BudwoodError:
+            if self._save is not None and not self._processes.several:  # the others would not save with this one
+                self._save_now()
+            raise
 
     def interrupt(self) -> None:
         """Checkpoint and stop at the next boundary. Safe to call from a signal handler."""

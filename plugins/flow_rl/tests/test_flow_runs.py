@@ -24,7 +24,7 @@ from budwood.cli import main
 from budwood.planning import explain
 from budwood.sink import Sink
 from budwood.testing import check_plugin
-from budwood_flow_rl import exporting, point, recording
+from budwood_flow_rl import exporting, film, point, recording
 from budwood_flow_rl.callback import FlowCallback
 from budwood_flow_rl.config import FlowConfig
 from budwood_flow_rl.families import RectifiedFlow
@@ -516,6 +516,26 @@ def test_films_show_an_episode_before_and_after_and_change_nothing(flow, tmp_pat
         assert b64encode((folder / name).read_bytes()).decode() in Path(filmed.paths["report"]).read_text()
     assert "image/gif" not in Path(plain.paths["report"]).read_text()
     assert all(tensor.equal(parameters(filmed)[name]) for name, tensor in parameters(plain).items())
+
+
+def test_a_film_that_fails_at_the_end_costs_nothing(flow, tmp_path, monkeypatch):
+    save = film.save
+
+    def full(path, *rest):
+        if path.name == film.AFTER:
+            raise OSError("no space left on device")
+        save(path, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(film, "save", full)
+        with pytest.raises(BudwoodError, match="its on_run_end raised OSError: no space left"):
+            run(config(flow, tmp_path, total=512, every=None, eval={"film": True}))
+    (folder,) = tmp_path.glob("*/config.yaml")
+    resumed = resume(folder.parent)
+    assert resumed.status == "finished"
+    assert (folder.parent / film.AFTER).exists()
+    whole = run(config(flow, tmp_path / "whole", total=512, every=None))
+    assert all(tensor.equal(parameters(resumed)[name]) for name, tensor in parameters(whole).items())
 
 
 def test_the_readme_explains_every_key():

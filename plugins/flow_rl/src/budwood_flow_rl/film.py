@@ -18,17 +18,17 @@ TITLES = {BEFORE: "An episode before training", AFTER: "An episode after trainin
 LARGEST = 320
 """Pixels of a frame's longer side, at most: films are part of the report."""
 FRAMES = 250
-"""Frames of a film, at most."""
+"""Frames of a film, at most; of a longer episode every second, third or so."""
 Show = Callable[[Array], None]
+Play = Callable[[Show], tuple[float, str]]
+"""Plays an episode of the policy of now without noise, gives its frames (height, width, 3) uint8 to ``show``, and returns how
+many of them are a second and in which words the policy was told its task, if any. Generators stay as they are."""
 
 
 class Film(RunCallback):
-    """``play(show)`` plays an episode of the policy of now without noise, gives ``show`` its frames (height, width, 3) uint8,
-    and returns how many of them are a second. It is to leave the generators of the training as they are."""
-
     across_processes = "first"
 
-    def __init__(self, folder: Path, play: Callable[[Show], float]) -> None:
+    def __init__(self, folder: Path, play: Play) -> None:
         self.folder, self._play = folder, play
 
     def on_run_start(self, control: RunControl) -> None:
@@ -40,9 +40,9 @@ class Film(RunCallback):
 
     def _shoot(self, path: Path) -> None:
         frames: list[Image] = []
-        fps = self._play(lambda frame: frames.append(shrunk(frame)))
+        fps, words = self._play(lambda frame: frames.append(shrunk(frame)))
         every = -(-len(frames) // FRAMES)
-        save(path, [*frames[:-1:every], frames[-1]], fps / every)
+        save(path, frames[::-every][::-1], fps / every, words)
 
 
 def pictures(folder: Path | None) -> list[Picture]:
@@ -50,7 +50,15 @@ def pictures(folder: Path | None) -> list[Picture]:
     if folder is None:
         return []
     found = ((title, folder / name) for name, title in TITLES.items())
-    return [Picture(title, path.read_bytes(), "image/gif") for title, path in found if path.exists()]
+    return [Picture(_titled(title, path), path.read_bytes(), "image/gif") for title, path in found if path.exists()]
+
+
+def _titled(title: str, path: Path) -> str:
+    from PIL import Image
+
+    with Image.open(path) as film:
+        words = film.info.get("comment", b"").decode()
+    return f"{title}: {words}" if words else title
 
 
 def shrunk(frame: Array) -> Image:
@@ -61,6 +69,9 @@ def shrunk(frame: Array) -> Image:
     return made
 
 
-def save(path: Path, frames: list[Image], fps: float) -> None:
-    first, *rest = frames
-    first.save(path, save_all=True, append_images=rest, duration=max(20, round(1000 / fps)), loop=0)
+def save(path: Path, frames: list[Image], fps: float, words: str) -> None:
+    """Whole or not at all. ``words`` become the file's comment."""
+    part, (first, *rest) = path.with_suffix(".part"), frames
+    milliseconds = max(20, round(1000 / fps))  # viewers play shorter ones slower
+    first.save(part, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0, comment=words.encode())
+    part.replace(path)

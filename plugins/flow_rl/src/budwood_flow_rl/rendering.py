@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import closing
+from typing import Any, Literal
 
 import torch
 
@@ -13,16 +14,16 @@ from budwood_flow_rl.film import FRAMES, Show
 from budwood_flow_rl.start import FlowStart
 
 
-def played(start: FlowStart, env_args: Mapping[str, Any], model: Any, seed: int, show: Show) -> float:
-    """In an environment of its own, and without touching the generators of the training. -> decisions a second."""
+def played(
+    start: FlowStart, env_args: Mapping[str, Any], model: Any, seed: int, show: Show
+) -> tuple[float, Literal[""]]:
+    """In an environment of its own, and without touching the generators of the training. -> decisions a second, no words."""
     assert start.env_id is not None
     env = start.wrap_env(environments.factory(start.env_id, {**env_args, "render_mode": "rgb_array"})())
-    with torch.random.fork_rng():
+    with closing(env), torch.random.fork_rng():
         torch.manual_seed(seed)
         episode(env, lambda obs: model.predict(obs, deterministic=True)[0], seed, show)
-    fps: float = env.metadata.get("render_fps", 30) / start.shape.execute
-    env.close()
-    return fps
+    return env.metadata.get("render_fps", 30) / start.shape.execute, ""
 
 
 def episode(env: Any, act: Callable[[Array], Array], seed: int, show: Show) -> None:

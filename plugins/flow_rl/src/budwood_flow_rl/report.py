@@ -64,7 +64,8 @@ def drawn(names: Names, notes: Iterable[str], history: History, films: Sequence[
     if films:
         notes = [
             *notes,
-            f"The episodes shown are without noise, a frame a {names.frame}; they are GIFs in the run's folder too.",
+            f"The episodes shown are without noise, a frame a {names.frame}, and fewer of long ones; they are GIFs in the "
+            "run's folder too.",
         ]
     text, seconds = tuple(_text(names, notes, history)), [_seconds(names, history)]
     return [ReportSection("Flow policy", text, figures, seconds, films)]

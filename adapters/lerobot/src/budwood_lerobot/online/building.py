@@ -235,7 +235,7 @@ def _shown(section: EnvConfig, show: Show) -> Episodes:
         raise ConfigError(
             f"{section.type} gives no pictures to film: it is not made with render_mode: rgb_array in this process",
             where="env.type",
-            do="Have its EnvConfig make it so, as LeRobot's own do by gym_kwargs, or film nothing",
+            do="Have its EnvConfig make it so, as most of LeRobot's own do by gym_kwargs, or film nothing",
         )
     (frozen,) = vector.envs
     assert isinstance(frozen, FreezeAfterEpisodeEnd)

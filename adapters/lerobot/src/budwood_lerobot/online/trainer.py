@@ -35,7 +35,7 @@ from budwood_lerobot.online.config import OnlineConfig
 from budwood_lerobot.online.episodes import Episodes
 from budwood_lerobot.online.neutral import LogProb, Neutral
 from budwood_lerobot.online.pieces import Among, own_generators
-from budwood_lerobot.online.processors import Commands, Processors, stacked
+from budwood_lerobot.online.processors import Commands, Processors, stacked, tasks
 from budwood_lerobot.online.samples import Collected
 from budwood_lerobot.online.shown import Show
 from budwood_lerobot.online.update import Update
@@ -181,9 +181,9 @@ class OnlineTrainer:
                 self._evaluations[n], self.neutral, self._processors, self._commands, episodes, seed, observer
             )
 
-    def play(self, seed: int, show: Show) -> float:
+    def play(self, seed: int, show: Show) -> tuple[float, str]:
         """An episode without noise. ``show`` gets what the environment renders, (height, width, 3) uint8, of its first state
-        and after each step. -> frames a second, as the environment means them.
+        and after each step. -> frames a second, as the environment means them, and the words of its task, "" if it has none.
 
         :raises ConfigError: the environment renders nothing.
         """
@@ -191,9 +191,10 @@ class OnlineTrainer:
             episodes = self._make_shown(show)
             try:
                 evaluation.evaluate(episodes, self.neutral, self._processors, self._commands, 1, seed)
+                (words,) = tasks(episodes)
             finally:
                 episodes.vector.close()
-        return float(episodes.vector.metadata.get("render_fps", 30))
+        return float(episodes.vector.metadata.get("render_fps", 30)), words
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
