@@ -5,12 +5,14 @@
     python tests/benchmarks/flow_evidence.py spread hopper.safetensors flows/hopper flows/hopper-gaussian --out FILE.csv
     python tests/benchmarks/flow_evidence.py search runs/flow-search --out docs/methods/flow_rl/hopper/search.csv
     python tests/benchmarks/flow_evidence.py standardise flows/late late.safetensors --out flows/late-standardised
+    python tests/benchmarks/flow_evidence.py quarters runs/flow-kitchen-long --out docs/methods/flow_rl/kitchen/long.csv
 
 study: `study.csv` as `budwood study` wrote it, and `evaluations.csv`, every evaluation of every run. starts: twenty
 episodes of each flow without noise, as `budwood flow-rl evaluate` plays them; the file is begun anew. spread: how far the
 chunks of one observation lie apart, without noise and with that of an untrained noise network, in units of the
 demonstrations' range. search: a row a run, its settings and evaluations. standardise: the same policy, to rounding, reading
-(x - mean) / std of the demonstrations in place of their range scaled to [-1, 1].
+(x - mean) / std of the demonstrations in place of their range scaled to [-1, 1]. quarters: a row a finished run, its
+evaluations and what share of executed actions lay beyond the bounds, mean over each quarter of its iterations.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -55,6 +58,24 @@ def write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> N
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
+
+
+def write_quarters(study: Path, out: Path) -> None:
+    def told(row: Mapping[str, str]) -> list[Any]:
+        history = journal.history(study / row["run"])
+        beyond = history["flow_rl/saturation"][1]
+        shares = [mean(beyond[i * len(beyond) // 4 : (i + 1) * len(beyond) // 4]) for i in range(4)]
+        epochs = int(history["train/n_updates"][1][-1])
+        return [
+            *(row[key] for key in ("variant", "seed", "run")),
+            epochs,
+            *(round(value, 2) for value in history[RETURN][1]),
+            *(round(share, 3) for share in shares),
+        ]
+
+    header = [f"{name}_{quarter}" for name in ("return", "saturation") for quarter in range(1, 5)]
+    rows = [told(row) for row in rows_of(study) if row["status"] == "finished"]
+    write(out, ["variant", "seed", "run", "epochs", *header], rows)
 
 
 def write_study(study: Path, out: Path) -> None:
@@ -195,6 +216,7 @@ def main() -> None:
         "spread": ("demonstrations", "flows"),
         "search": ("folder",),
         "standardise": ("flow", "demonstrations"),
+        "quarters": ("folder",),
     }
     for name, arguments in takes.items():
         command = commands.add_parser(name)
@@ -212,6 +234,8 @@ def main() -> None:
         write_spread(asked.demonstrations, asked.flows, asked.out)
     elif asked.command == "search":
         write_search(asked.folder, asked.out)
+    elif asked.command == "quarters":
+        write_quarters(asked.folder, asked.out)
     else:
         write_standardised(asked.flow, asked.demonstrations, asked.out)
 
