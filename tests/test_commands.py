@@ -162,7 +162,7 @@ def test_explain_of_the_bare_trainer(budwood: Budwood, small: Path) -> None:
 def test_plugins(budwood: Budwood) -> None:
     listed = {row["name"]: row for row in budwood("plugins", "--json").json}
     assert {"sb3", "reward_shaping"} <= listed.keys()
-    assert listed["sb3"].keys() == {"name", "version", "distribution", "requires"}
+    assert listed["sb3"].keys() == {"name", "version", "distribution", "requires", "summary"}
     assert listed["sb3"]["distribution"] == "budwood-sb3"
     hooks = {row["name"]: row["hooks"] for row in budwood("plugins", "--hooks", "--json").json}
     assert hooks["sb3"] == ["build_graft", "build_trainer", "capabilities", "config_model"]

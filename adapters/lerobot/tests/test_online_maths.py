@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from itertools import count
 from typing import Any
 
 import gymnasium as gym
@@ -258,9 +259,11 @@ def test_a_group_begins_from_one_state_and_plays_one_episode_each() -> None:
 
 
 def test_a_group_that_begins_from_different_states_is_refused() -> None:
+    numbers = count()
+
     class Own(Reach):
         def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-            return super().reset(seed=id(self) % 1000)
+            return super().reset(seed=next(numbers))
 
     policy = Tokens(gym.spaces.Dict({"a": gym.spaces.Box(0, 1, (4,))}), Reach.action_space)
     with pytest.raises(ConfigError, match="begin from different states"):

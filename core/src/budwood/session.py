@@ -172,8 +172,7 @@ class Session:
 
     def start(self) -> bool:
         self._muted = self._restored is not None
-        with self._watch.timed("callbacks"):
-            self._tell("on_run_start")
+        self._tell("on_run_start")
         self._muted = False
         if self._restored is not None:
             with taking_up(f"the session of the checkpoint of step {self._restored.get('steps')}"):
@@ -187,8 +186,7 @@ class Session:
         return self._overridden("on_rollout_end")
 
     def rollout_end(self, rollout: Rollout) -> None:
-        with self._watch.timed("callbacks"):
-            self._tell("on_rollout_end", rollout)
+        self._tell("on_rollout_end", rollout)
 
     def measured(self, metrics: Mapping[str, float], steps: int) -> None:
         self._advance(steps)
@@ -212,7 +210,12 @@ class Session:
         """
         self._agree()
         if not self.interrupted and self.ended_at != self.steps:
-            self._tell_of_the_end()
+            try:
+                self._tell("on_run_end")
+            except BudwoodError:  # a resume from here tells of the end again; of several, the others would not save too
+                if self._save is not None and not self._processes.several:
+                    self._save_now()
+                raise
             if self._rhythm.episodes and self._evaluated_at != self.steps:
                 self._evaluate_now()
             for item, due in self._evaluators:
@@ -223,16 +226,6 @@ class Session:
         if self._save is not None:
             self._save_now()
         self._recorder.flush()
-
-    def _tell_of_the_end(self) -> None:
-        """What was trained is saved first if a callback fails; a resume then tells it of the end again."""
-        try:
-            with self._watch.timed("callbacks"):
-                self._tell("on_run_end")
-        except BudwoodError:
-            if self._save is not None and not self._processes.several:  # the others would not save with this one
-                self._save_now()
-            raise
 
     def interrupt(self) -> None:
         """Checkpoint and stop at the next boundary. Safe to call from a signal handler."""
@@ -268,8 +261,7 @@ class Session:
         return self._unstopped
 
     def _work(self) -> None:
-        with self._watch.timed("callbacks"):
-            self._tell("on_update_end")
+        self._tell("on_update_end")
         if self.steps >= self._evaluation.next:
             self._evaluation.advance(self.steps)
             self._evaluate_now()
@@ -307,10 +299,9 @@ class Session:
         with self._watch.timed("evaluation"):
             metrics = trainer.measure()
         self._screen.phase("")
-        if not metrics:
-            return
-        self.log(metrics)
-        self.measured(metrics, self.steps)
+        if metrics:
+            self.log(metrics)
+            self.measured(metrics, self.steps)
 
     def _run_evaluator(self, item: Contributed[Evaluator]) -> None:
         with self._blaming(item, f"evaluator {item.value.name}"), self._watch.timed("evaluation"):
@@ -376,7 +367,7 @@ class Session:
     def _tell(self, event: str, *facts: Any) -> None:
         for item in self._callbacks:
             control = self._watching if across.only_watches(item.value) else self.control
-            with self._blaming(item, event):
+            with self._blaming(item, event), self._watch.timed("callbacks"):
                 getattr(item.value, event)(control, *facts)
 
     @contextmanager
