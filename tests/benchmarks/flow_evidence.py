@@ -11,8 +11,8 @@ study: `study.csv` as `budwood study` wrote it, and `evaluations.csv`, every eva
 episodes of each flow without noise, as `budwood flow-rl evaluate` plays them; the file is begun anew. spread: how far the
 chunks of one observation lie apart, without noise and with that of an untrained noise network, in units of the
 demonstrations' range. search: a row a run, its settings and evaluations. standardise: the same policy, to rounding, reading
-(x - mean) / std of the demonstrations in place of their range scaled to [-1, 1]. quarters: a row a finished run, its
-evaluations and what share of executed actions lay beyond the bounds, mean over each quarter of its iterations.
+(x - mean) / std of the demonstrations in place of their range scaled to [-1, 1]. quarters: a row a run, its
+evaluations, at most four, and what share of executed actions lay beyond the bounds, mean over each quarter of its iterations.
 """
 
 from __future__ import annotations
@@ -66,16 +66,20 @@ def write_quarters(study: Path, out: Path) -> None:
         beyond = history["flow_rl/saturation"][1]
         shares = [mean(beyond[i * len(beyond) // 4 : (i + 1) * len(beyond) // 4]) for i in range(4)]
         epochs = int(history["train/n_updates"][1][-1])
+        returns = [round(value, 2) for value in history[RETURN][1]]
         return [
-            *(row[key] for key in ("variant", "seed", "run")),
+            *(row[key] for key in ("variant", "seed", "status")),
             epochs,
-            *(round(value, 2) for value in history[RETURN][1]),
+            *returns,
+            *[""] * (4 - len(returns)),
+            round(history["rollout/ep_rew_mean"][1][-1], 2),
             *(round(share, 3) for share in shares),
         ]
 
-    header = [f"{name}_{quarter}" for name in ("return", "saturation") for quarter in range(1, 5)]
-    rows = [told(row) for row in rows_of(study) if row["status"] == "finished"]
-    write(out, ["variant", "seed", "run", "epochs", *header], rows)
+    returns, shares = ([f"{name}_{quarter}" for quarter in range(1, 5)] for name in ("return", "saturation"))
+    begun = [row for row in rows_of(study) if row["status"] != "new"]
+    rows = [told(row) for row in begun if RETURN in journal.history(study / row["run"])]
+    write(out, ["variant", "seed", "status", "epochs", *returns, "noisy_return", *shares], rows)
 
 
 def write_study(study: Path, out: Path) -> None:
