@@ -2,7 +2,7 @@
 
 A replay stacks the steps of a chain, so it has more rows than the rollout had. BLAS chooses its kernel by the number of rows,
 and some activations end a tensor in other instructions than its body, so that the same row is rounded differently in the two:
-by up to 1.5e-5 of a ratio in these tests, whatever the code that is tested does. In here such functions of float32 are computed
+by some 1e-5 of a ratio in these tests, whatever the code that is tested does. In here such functions of float32 are computed
 in float64 and rounded once.
 """
 
